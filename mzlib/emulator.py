@@ -1,0 +1,207 @@
+"""One Atari emulator: step, observe, save, load, and what its memory says about the game.
+
+A *step* is one action held for `frames_per_action` emulator frames, each frame one `act` call; what is observed is the
+maximum of the step's last two frames, since sprites flicker at 30 Hz.
+"""
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import ale_py
+import cv2
+import numpy as np
+from ale_py import ALEInterface, ALEState, LoggerMode
+
+GAMES = ("montezuma_revenge", "pitfall", "private_eye")
+ACTIONS = (  # in the emulator's own order
+    *("NOOP", "FIRE", "UP", "RIGHT", "LEFT", "DOWN", "UPRIGHT", "UPLEFT", "DOWNRIGHT", "DOWNLEFT"),
+    *("UPFIRE", "RIGHTFIRE", "LEFTFIRE", "DOWNFIRE", "UPRIGHTFIRE", "UPLEFTFIRE", "DOWNRIGHTFIRE", "DOWNLEFTFIRE"),
+)
+NOOP = 0
+FRAMES_PER_ACTION = 4
+FRAME_SIZE = 84  # an observed frame is FRAME_SIZE x FRAME_SIZE
+SCREEN_SHAPE = (210, 160)
+
+# Luminance of the 128 NTSC colours, by half the palette index that `getScreen` returns: `getScreenGrayscale` without its cost.
+NTSC_GRAY = (
+    *(0, 74, 111, 142, 170, 192, 214, 236, 64, 95, 122, 148, 172, 193, 214, 233, 63, 87, 110, 131, 150, 167, 184, 199),
+    *(59, 85, 107, 129, 148, 167, 183, 199, 44, 68, 90, 110, 128, 146, 161, 176, 51, 74, 95, 115, 132, 149, 164, 178),
+    *(39, 63, 85, 107, 125, 143, 159, 174, 22, 49, 73, 96, 116, 136, 153, 169, 17, 41, 64, 85, 104, 121, 137, 153),
+    *(32, 60, 85, 109, 130, 150, 168, 186, 40, 69, 95, 120, 141, 162, 182, 200, 43, 74, 101, 127, 151, 173, 193, 212),
+    *(40, 71, 98, 124, 147, 169, 189, 207, 41, 74, 104, 132, 157, 181, 203, 223, 47, 79, 107, 133, 157, 179, 200, 220),
+    *(47, 79, 107, 133, 157, 179, 200, 220),
+)
+GRAY = np.repeat(np.array(NTSC_GRAY, np.uint8), 2)
+
+ALEInterface.setLoggerMode(LoggerMode.Error)
+
+
+def rom_path(game: str) -> Path:
+    """Path of the ROM that ale-py ships for `game`; ValueError for a game that the workbook does not cover."""
+    if game not in GAMES:
+        raise ValueError(f"game={game!r} is not covered; use one of {', '.join(GAMES)}")
+    return Path(ale_py.roms.get_rom_path(game))
+
+
+@functools.cache
+def rom_md5(game: str) -> str:
+    """MD5 of the ROM of `game`, as demo files record it."""
+    return hashlib.md5(rom_path(game).read_bytes()).hexdigest()
+
+
+class Snapshot(NamedTuple):
+    """A full emulator state with what was seen in it, since the screen is stale after a restore."""
+
+    state: bytes  # ALEState.serialize()
+    screens: np.ndarray  # (2, 210, 160) uint8 palette indices of the last two emulator frames
+
+
+class Facts(NamedTuple):
+    """What Montezuma's memory says: where the player is and what she carries."""
+
+    room: int
+    x: int  # pixels, grows to the right; 77 at the start
+    y: int  # pixels, grows upwards; 235 at the start
+    level: int
+    lives: int  # spare lives: 5 at the start
+    keys: int
+    dying: bool  # the death animation is running
+
+
+ROOM_ADDRESS, X_ADDRESS, Y_ADDRESS, DYING_ADDRESS = 3, 42, 43, 55
+LEVEL_ADDRESS, LIVES_ADDRESS, INVENTORY_ADDRESS, KEY_BITS = 57, 58, 65, 0x0E
+
+
+def facts(ram: np.ndarray) -> Facts:
+    """Read Montezuma's RAM.
+
+    ram: (128,) uint8. The addresses are those of Ecoffet et al. 2021 (Methods), checked against the screen by the tests.
+    """
+    return Facts(
+        room=int(ram[ROOM_ADDRESS]),
+        x=int(ram[X_ADDRESS]),
+        y=int(ram[Y_ADDRESS]),
+        level=int(ram[LEVEL_ADDRESS]),
+        lives=int(ram[LIVES_ADDRESS]),
+        keys=(int(ram[INVENTORY_ADDRESS]) & KEY_BITS).bit_count(),
+        dying=bool(ram[DYING_ADDRESS]),
+    )
+
+
+class Emulator:
+    """An Atari 2600 running one game, restorable to any saved state.
+
+    game: one of GAMES. seed: of the sticky-action generator, below 2**31. sticky: probability per emulator frame that the
+    previous action is repeated instead of the given one (Machado et al. 2018, section 5.3); 0 makes the emulator deterministic.
+    Raises ValueError for a parameter out of its range.
+    """
+
+    def __init__(
+        self,
+        game: str = "montezuma_revenge",
+        seed: int = 0,
+        sticky: float = 0.0,
+        frames_per_action: int = FRAMES_PER_ACTION,
+    ):
+        if not 0 <= sticky < 1:
+            raise ValueError(f"sticky={sticky}: a probability in [0, 1) is needed, such as 0.25")
+        if frames_per_action < 1:
+            raise ValueError(f"frames_per_action={frames_per_action}: at least 1 is needed, 4 is usual")
+        self.game, self.sticky, self.frames_per_action = game, sticky, frames_per_action
+        self._ale = ALEInterface()
+        self._ale.setFloat("repeat_action_probability", sticky)
+        self._screens = np.zeros((2, *SCREEN_SHAPE), np.uint8)
+        self._ram = np.zeros(128, np.uint8)
+        self.reseed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Load the ROM afresh with `seed`, the only way to seed the sticky generator (about 0.2 s)."""
+        if not 0 <= seed < 2**31:
+            raise ValueError(f"seed={seed}: a seed from 0 to 2**31 - 1 is needed")
+        self.seed = seed
+        self._ale.setInt("random_seed", seed)
+        self._ale.loadROM(rom_path(self.game))
+        self._look_twice()
+
+    def reset(self, noops: int = 0) -> None:
+        """Start a new episode, then let `noops` raw frames pass; the sticky generator goes on from where it was."""
+        self._ale.reset_game()
+        self.wait(noops)
+
+    def wait(self, frames: int) -> None:
+        """Let `frames` raw emulator frames of NOOP pass."""
+        for _ in range(frames):
+            self._ale.act(NOOP)
+        self._look_twice()
+
+    def _look_twice(self) -> None:
+        self._ale.getScreen(self._screens[0])
+        self._screens[1] = self._screens[0]
+
+    def step(self, action: int) -> int:
+        """Hold `action` for `frames_per_action` frames; return the sum of their rewards (points)."""
+        act = self._ale.act
+        reward = 0
+        for _ in range(self.frames_per_action - 1):
+            reward += act(action)
+        self._ale.getScreen(self._screens[0])
+        reward += act(action)
+        self._ale.getScreen(self._screens[1])
+        return reward
+
+    @property
+    def screen(self) -> np.ndarray:
+        """(210, 160) uint8: gray, the maximum of the last step's last two frames."""
+        gray = cv2.LUT(self._screens, GRAY)
+        return np.maximum(gray[0], gray[1])
+
+    @property
+    def frame(self) -> np.ndarray:
+        """(84, 84) uint8: the screen resized by area, what every model sees (Machado et al. 2018)."""
+        return cv2.resize(self.screen, (FRAME_SIZE, FRAME_SIZE), interpolation=cv2.INTER_AREA)
+
+    def rgb(self) -> np.ndarray:
+        """(210, 160, 3) uint8: the emulator's current picture in colour, for people; stale right after `load`."""
+        return self._ale.getScreenRGB()
+
+    @property
+    def ram(self) -> np.ndarray:
+        """(128,) uint8: the console's memory (a buffer that the next call overwrites)."""
+        self._ale.getRAM(self._ram)
+        return self._ram
+
+    @property
+    def facts(self) -> Facts:
+        """Montezuma's facts in the current state; ValueError for another game."""
+        if self.game != "montezuma_revenge":
+            raise ValueError(f"game={self.game!r}: RAM facts are known for montezuma_revenge only")
+        return facts(self.ram)
+
+    @property
+    def lives(self) -> int:
+        """Lives left, the current one included."""
+        return self._ale.lives()
+
+    @property
+    def game_over(self) -> bool:
+        """Whether the whole game has ended; `step` does nothing then."""
+        return self._ale.game_over()
+
+    def save(self, include_rng: bool = False) -> Snapshot:
+        """Save the full state; with `include_rng` also the sticky generator, so that sticky runs repeat identically."""
+        return Snapshot(self.save_state(include_rng), self._screens.copy())
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Return to a saved state, its screen included."""
+        self.load_state(snapshot.state)
+        self._screens[:] = snapshot.screens
+
+    def save_state(self, include_rng: bool = False) -> bytes:
+        """The state alone, without the screen, as ALEState.serialize() gives it (7.7 kB; 14.4 kB with the generator)."""
+        return self._ale.cloneState(include_rng=include_rng).serialize()
+
+    def load_state(self, state: bytes) -> None:
+        """Return to a state given as bytes; the screen stays stale until the next `step`."""
+        self._ale.restoreState(ALEState(state))
