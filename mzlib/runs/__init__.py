@@ -1,0 +1,48 @@
+"""Run folders, profiles, seeds, devices, results; the stages' command line and the notebooks' executor.
+
+    config = config_from(GoExploreConfig, load_profile("quick", "05_go_explore"))
+    with Run.open("05_go_explore", "quick", config) as run:     # runs/quick/05_go_explore, resumed when it exists
+        run.log(1000, cells=42)
+        run.finish(cells=42)
+
+`python -m mzlib.runs notebook 05_go_explore --profile quick -p seed 3` executes a notebook, `python -m mzlib.runs status` lists runs.
+"""
+
+from .cli import stage_main
+from .folders import (
+    REPO,
+    Run,
+    atomic_path,
+    config_from,
+    data_dir,
+    found_runs,
+    load_profile,
+    run_folder,
+    runs_root,
+    write_atomic,
+)
+from .machine import code_hash, git_commit, machine, pick_device, progress, seed_everything, versions
+from .results import read_results, write_result
+
+__all__ = [
+    "REPO",
+    "Run",
+    "atomic_path",
+    "code_hash",
+    "config_from",
+    "data_dir",
+    "found_runs",
+    "git_commit",
+    "load_profile",
+    "machine",
+    "pick_device",
+    "progress",
+    "read_results",
+    "run_folder",
+    "runs_root",
+    "seed_everything",
+    "stage_main",
+    "versions",
+    "write_atomic",
+    "write_result",
+]

@@ -1,0 +1,50 @@
+"""Result records: the numbers that README and scoreboard may show, with what they cost and how they were measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from .folders import _plain, _write_json, data_dir
+
+FIELDS = {
+    "name": str, "value": (int, float), "unit": str, "interval": list, "per_seed": dict, "protocol": dict, "steps": int,
+    "upstream_steps": int, "wall_s": (int, float), "machine": str, "command": str, "commit": str, "date": str,
+}  # fmt: skip
+
+
+def check_record(record: Mapping, where: str) -> None:
+    """Hold one record against the contract: exactly these fields, of these types, the interval around the value.
+
+    Errors: ValueError naming `where` and the field.
+    """
+    for key in FIELDS.keys() ^ record.keys():
+        raise ValueError(f"{where}: field {key!r} is {'missing' if key in FIELDS else 'not part of a result record'}")
+    for key, kind in FIELDS.items():
+        if not isinstance(record[key], kind) or isinstance(record[key], bool):
+            raise ValueError(f"{where}: field {key!r} holds {record[key]!r}, of the wrong type")
+    bounds = record["interval"]
+    if len(bounds) != 2 or not all(isinstance(bound, int | float) for bound in bounds) or bounds[0] > bounds[1]:
+        raise ValueError(f"{where}: field 'interval' must be [low, high], not {bounds!r}")
+
+
+def write_result(name: str, records: Sequence[Mapping]) -> None:
+    """Check `records` and write them to `data/results/<name>.json`, in one step.
+
+    Each record: {name, value, unit, interval: [low, high], per_seed: {seed: value}, protocol: {…}, steps, upstream_steps, wall_s,
+    machine, command, commit, date}; steps are environment steps, wall_s seconds. Errors: ValueError as `check_record`'s.
+    """
+    plain = [_plain(record) for record in records]
+    for number, record in enumerate(plain):
+        check_record(record, f"result {name!r}, record {number}")
+    _write_json(data_dir("results", f"{name}.json"), plain)
+
+
+def read_results() -> dict[str, list[dict]]:
+    """Every result in `data/results/`, checked: file name without suffix → its records."""
+    results = {}
+    for path in sorted(data_dir("results").glob("*.json")):
+        results[path.stem] = json.loads(path.read_text())
+        for number, record in enumerate(results[path.stem]):
+            check_record(record, f"data/results/{path.name}, record {number}")
+    return results
