@@ -1,0 +1,211 @@
+"""Demonstrations as files of actions: record, save, load, verify by replay, shorten and clean.
+
+A demo holds no frames: the emulator replays them. It starts in a freshly loaded ROM with its `seed` set before loading,
+waits `noops` raw frames (or loads `state`), then takes its actions. With sticky actions on, the seed fixes which are stuck.
+"""
+
+import itertools
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import ale_py
+import numpy as np
+
+from mzlib.emulator import FRAMES_PER_ACTION, GAMES, NOOP, Emulator, rom_md5
+from mzlib.runs import atomic_path
+from mzlib.trajectory import ACTION_COUNT, Trajectory
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One demonstration; compared by value of all but its arrays."""
+
+    actions: np.ndarray  # (T,) uint8
+    rewards: np.ndarray  # (T,) int32, points
+    game: str = "montezuma_revenge"
+    seed: int = 0
+    noops: int = 0  # raw frames before the first action
+    sticky: float = 0.0
+    frames_per_action: int = FRAMES_PER_ACTION
+    state: bytes | None = None  # initial emulator state, where it isn't the game's start
+    goals: np.ndarray | None = None  # (T,) int16
+    source: str = "demo"
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    @property
+    def score(self) -> int:
+        """Sum of the rewards, in points."""
+        return int(self.rewards.sum())
+
+
+def start(demo: Demo) -> Emulator:
+    """An emulator in which the demo's first action is next."""
+    emulator = Emulator(demo.game, demo.seed, demo.sticky, demo.frames_per_action)
+    emulator.wait(demo.noops)
+    if demo.state is not None:
+        emulator.load_state(demo.state)
+    return emulator
+
+
+def replay(demo: Demo) -> Iterator[tuple[Emulator, int, int]]:
+    """Play the demo; after each step yields (emulator, action, reward), the emulator showing what followed."""
+    emulator = start(demo)
+    for action in demo.actions.tolist():
+        reward = emulator.step(action)
+        yield emulator, action, reward
+
+
+def verify(demo: Demo) -> None:
+    """Replay the demo; ValueError naming the first differing step and both scores unless every reward is as stored."""
+    rewards = np.array([reward for _, _, reward in replay(demo)], np.int32)
+    if not np.array_equal(rewards, demo.rewards):
+        step = int(np.argmax(rewards != demo.rewards))
+        raise ValueError(
+            f"{demo.source}: replay differs at step {step} (reward {rewards[step]}, stored {demo.rewards[step]}): "
+            f"score {rewards.sum()} in replay, {demo.score} in the file; make the demo again with this ale-py"
+        )
+
+
+def verify_all(demos: Sequence[Demo], workers: int | None = None) -> None:
+    """`verify` every demo, in parallel processes; ValueError for the first that fails."""
+    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        for _ in pool.map(verify, demos, chunksize=4):
+            pass
+
+
+def record(demo: Demo) -> Trajectory:
+    """Replay the demo into a Trajectory with frames, lives and RAM; ValueError if its rewards differ."""
+    frames, lives, ram, rewards = [], [], [], []
+    for emulator, _, reward in replay(demo):
+        frames.append(emulator.frame)
+        lives.append(emulator.lives)
+        ram.append(emulator.ram.copy())
+        rewards.append(reward)
+    if rewards != demo.rewards.tolist():
+        verify(demo)
+    return Trajectory(
+        actions=demo.actions,
+        rewards=np.array(rewards, np.float32),
+        frames=np.array(frames),
+        lives=np.array(lives, np.uint8),
+        source=demo.source,
+        frames_per_action=demo.frames_per_action,
+        ram=np.array(ram),
+        goals=demo.goals,
+    )
+
+
+def from_actions(actions: np.ndarray, **settings) -> Demo:
+    """A demo of these actions, the rewards taken from a replay; `settings` are Demo's other fields."""
+    demo = Demo(np.asarray(actions, np.uint8), np.zeros(len(actions), np.int32), **settings)
+    return replace(demo, rewards=np.array([reward for _, _, reward in replay(demo)], np.int32))
+
+
+SCALARS = ("game", "rom_md5", "ale_py", "frames_per_action", "sticky")
+ARRAYS = ("actions", "rewards", "offsets", "score", "seed", "noops")
+
+
+def save(path: Path, demos: Sequence[Demo]) -> None:
+    """Write demos of one game and one emulator setting to a demo file, in one step; ValueError if they differ in these."""
+    first = demos[0]
+    settings = {"game": first.game, "frames_per_action": first.frames_per_action, "sticky": first.sticky}
+    for demo in demos:
+        for name, value in settings.items():
+            if getattr(demo, name) != value:
+                raise ValueError(f"{path.name}: {name} is {value} in one demo, {getattr(demo, name)} in another; use two files")
+    arrays = {
+        "actions": np.concatenate([demo.actions for demo in demos]).astype(np.uint8),
+        "rewards": np.concatenate([demo.rewards for demo in demos]).astype(np.int32),
+        "offsets": np.cumsum([0, *map(len, demos)], dtype=np.int64),
+        "score": np.array([demo.score for demo in demos], np.int32),
+        "seed": np.array([demo.seed for demo in demos], np.int64),
+        "noops": np.array([demo.noops for demo in demos], np.int32),
+        **settings,
+        "rom_md5": rom_md5(first.game),
+        "ale_py": ale_py.__version__,
+    }
+    if any(demo.state is not None for demo in demos):
+        states = [demo.state or b"" for demo in demos]
+        arrays["state"] = np.frombuffer(b"".join(states), np.uint8)
+        arrays["state_offsets"] = np.cumsum([0, *map(len, states)], dtype=np.int64)
+    if any(demo.goals is not None for demo in demos):
+        goals = [np.full(len(demo), -1) if demo.goals is None else demo.goals for demo in demos]
+        arrays["goals"] = np.concatenate(goals).astype(np.int16)
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
+
+
+def load(path: Path) -> list[Demo]:
+    """Read a demo file and check it against itself and this machine's ROM (not by replay: see `verify`).
+
+    ValueError, in one line naming the file: not a demo file, truncated, an inconsistent array, another ROM, a score that is not
+    the sum of its rewards. FileNotFoundError if it isn't there.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path.name}: no such demo file; data/demos/ holds the shipped ones")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path.name}: damaged or not a demo file ({error}); fetch it again") from error
+    missing = [name for name in (*ARRAYS, *SCALARS) if name not in arrays]
+    if missing:
+        raise ValueError(f"{path.name}: not a demo file, {missing[0]!r} is missing; write it with mzlib.demos.save")
+    check_arrays(path.name, arrays)
+    offsets = arrays["offsets"].tolist()
+    demos = []
+    for i, (begin, end) in enumerate(itertools.pairwise(offsets)):
+        state = None
+        if "state" in arrays:
+            state_begin, state_end = arrays["state_offsets"][i : i + 2].tolist()
+            state = arrays["state"][state_begin:state_end].tobytes() or None
+        demo = Demo(
+            actions=arrays["actions"][begin:end],
+            rewards=arrays["rewards"][begin:end],
+            game=str(arrays["game"]),
+            seed=int(arrays["seed"][i]),
+            noops=int(arrays["noops"][i]),
+            sticky=float(arrays["sticky"]),
+            frames_per_action=int(arrays["frames_per_action"]),
+            state=state,
+            goals=arrays["goals"][begin:end] if "goals" in arrays else None,
+            source=f"{path.name}#{i}",
+        )
+        if demo.score != arrays["score"][i]:
+            raise ValueError(f"{demo.source}: score {arrays['score'][i]}, but its rewards sum to {demo.score}; fetch it again")
+        demos.append(demo)
+    return demos
+
+
+def check_arrays(name: str, arrays: dict[str, np.ndarray]) -> None:
+    """ValueError naming the first array of a demo file that doesn't fit the others or this machine."""
+    game = str(arrays["game"])
+    if game not in GAMES:
+        raise ValueError(f"{name}: game {game!r} is not covered; this workbook plays {', '.join(GAMES)}")
+    if str(arrays["rom_md5"]) != rom_md5(game):
+        raise ValueError(f"{name}: made with another ROM of {game} (md5 {arrays['rom_md5']}, here {rom_md5(game)})")
+    for array, dtype in (("actions", np.uint8), ("rewards", np.int32)):
+        if arrays[array].dtype != dtype or arrays[array].ndim != 1:
+            raise ValueError(f"{name}: {array} is {arrays[array].dtype} {arrays[array].shape}; a row of {dtype.__name__} is needed")
+    offsets, steps = arrays["offsets"], len(arrays["actions"])
+    if offsets.ndim != 1 or len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != steps or (np.diff(offsets) <= 0).any():
+        raise ValueError(f"{name}: offsets must rise from 0 to the number of actions, {steps}; fetch it again")
+    if steps and arrays["actions"].max() >= ACTION_COUNT:
+        raise ValueError(f"{name}: action {arrays['actions'].max()}; actions are 0 to {ACTION_COUNT - 1}")
+    lengths = {"rewards": steps, "goals": steps} | dict.fromkeys(("score", "seed", "noops"), len(offsets) - 1)
+    if ("state" in arrays) != ("state_offsets" in arrays):
+        raise ValueError(f"{name}: state and state_offsets go together; one is missing")
+    if "state_offsets" in arrays:
+        lengths["state_offsets"] = len(offsets)
+    for array, length in lengths.items():
+        if array in arrays and arrays[array].shape != (length,):
+            raise ValueError(f"{name}: {array} has shape {arrays[array].shape}, ({length},) is needed; fetch it again")

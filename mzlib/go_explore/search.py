@@ -1,0 +1,223 @@
+"""Phase 1 of Go-Explore as a stage: select cells, return to them, explore, take in what was found; resumable at any batch."""
+
+import json
+import signal
+import threading
+import zipfile
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mzlib import demos
+from mzlib.demos import Demo
+from mzlib.emulator import GAMES
+from mzlib.go_explore.archive import Archive, Best, Node, Pick, pack_blobs, unpack_blobs
+from mzlib.go_explore.cells import cell_function
+from mzlib.go_explore.workers import Task, Workers
+from mzlib.runs import Run, atomic_path, progress
+
+
+@dataclass(frozen=True)
+class GoExploreConfig:
+    """Settings of one search; defaults as in Ecoffet et al. 2021 (Methods) but for the batch, which is 100 there."""
+
+    game: str = "montezuma_revenge"
+    cells: str = "domain"  # downscaled, domain, or "module:function" for a cell function of your own
+    total_steps: int = 200_000  # of exploration: 4 emulator frames each
+    seed: int = 0
+    explore_steps: int = 100  # from each pick
+    repeat_probability: float = 0.95
+    batch: int = 20  # picks drawn at once; two batches are under way at any time
+    life_loss_terminal: bool = True  # an exploration ends when a life is lost
+    sticky: float = 0.0
+    noops: int = 0  # raw frames before the first action
+    checkpoint_every: int = 250_000  # steps
+    workers: int = field(default=0, metadata={"free": True})  # processes; 0: one a core. The result doesn't depend on it.
+
+    def __post_init__(self):
+        if self.game not in GAMES:
+            raise ValueError(f"game={self.game!r}: use one of {', '.join(GAMES)}")
+        if self.cells == "domain" and self.game != "montezuma_revenge":
+            raise ValueError(f"cells='domain': known for montezuma_revenge only, not {self.game}; use downscaled")
+        cell_function(self.cells)
+        for name in ("total_steps", "explore_steps", "batch", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: at least 1 is needed")
+        for name in ("repeat_probability", "sticky"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: a probability in [0, 1) is needed")
+        if self.noops < 0 or self.workers < 0 or not 0 <= self.seed < 2**31:
+            raise ValueError(f"noops={self.noops}, workers={self.workers}, seed={self.seed}: none may be negative")
+
+
+class Search:
+    """A search under way: the archive, its random generator and the two batches being explored.
+
+    The next batch is drawn before the last is taken in, so that no worker waits. Episodes are taken in by number, so the same
+    seed gives the same archive with any number of workers, and a search resumed from a checkpoint the one never killed.
+    """
+
+    def __init__(self, config: GoExploreConfig, archive: Archive | None = None, workers: Workers | None = None):
+        self.config = config
+        self.workers = workers or Workers(config, config.workers)
+        start = self.workers.explorer.start()
+        self.archive = archive or Archive(start.key, start.state, start.place)
+        self.rng = np.random.default_rng((config.seed, 2**32))
+        self.batches: deque[list[Task]] = deque()
+        self.drawn = 0  # episodes so far
+
+    def __enter__(self) -> "Search":
+        return self
+
+    def __exit__(self, *details) -> None:
+        self.workers.__exit__(*details)
+
+    def advance(self) -> None:
+        """Draw and hand out what is missing of two batches, then take in the older."""
+        while len(self.batches) < 2:
+            picks = self.archive.select(self.rng, self.config.batch)
+            batch = [Task(self.drawn + i, pick) for i, pick in enumerate(picks)]
+            self.drawn += len(batch)
+            self._hand_out(batch)
+        batch = self.batches.popleft()
+        changed = set()
+        for task, episode in zip(batch, self.workers.take(range(batch[0].number, batch[-1].number + 1)), strict=True):
+            changed.update(self.archive.merge(task.pick, episode))
+        self.workers.tell({self.archive.keys[cell]: self.archive.standing(cell) for cell in changed})
+
+    def _hand_out(self, batch: list[Task]) -> None:
+        self.batches.append(batch)
+        self.workers.give(batch)
+
+    def demo(self, best: Best | None = None) -> Demo:
+        """The best way found (or the given one) as a demo, its rewards taken from a replay.
+
+        Raises RuntimeError if the replay's score is another than the archive's: a score counts only if one playthrough makes it.
+        """
+        best = best or self.archive.best()
+        config = self.config
+        demo = demos.from_actions(
+            self.archive.way(best.node),
+            game=config.game,
+            seed=config.seed,
+            noops=config.noops,
+            sticky=config.sticky,
+            source=f"search of seed {config.seed}",
+        )
+        if demo.score != best.score or len(demo) != best.length:
+            raise RuntimeError(
+                f"{demo.source}: the archive says {best.score} points in {best.length} actions, "
+                f"the replay {demo.score} in {len(demo)}; this is a fault of the search, please report it"
+            )
+        return demo
+
+    def save(self, path: Path) -> None:
+        """Write all that `load` needs, in one step."""
+        waiting = [task for batch in self.batches for task in batch]
+        picks = [(t.number, t.pick.cell, t.pick.score, t.pick.length, *t.pick.node) for t in waiting]
+        with atomic_path(path) as temporary:
+            np.savez(
+                temporary,
+                **self.archive.to_arrays(),
+                **pack_blobs("pick_states", [task.pick.state for task in waiting]),
+                picks=np.array(picks, np.int64).reshape(-1, 6),
+                batch_sizes=np.array([len(batch) for batch in self.batches], np.int64),
+                drawn=self.drawn,
+                rng=np.array(json.dumps(self.rng.bit_generator.state)),
+            )
+
+    @classmethod
+    def load(cls, path: Path, config: GoExploreConfig) -> "Search":
+        """The search that `save` wrote, its waiting picks handed out again; ValueError naming a file that isn't one."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                search = cls(config, Archive.from_arrays(arrays))
+                states = unpack_blobs("pick_states", arrays)
+                tasks = deque(
+                    Task(number, Pick(cell, score, length, Node(*node), state))
+                    for (number, cell, score, length, *node), state in zip(arrays["picks"].tolist(), states, strict=True)
+                )
+                search.drawn = int(arrays["drawn"])
+                search.rng.bit_generator.state = json.loads(str(arrays["rng"]))
+                sizes = arrays["batch_sizes"].tolist()
+        except (OSError, KeyError, EOFError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path.name}: not a readable checkpoint ({error}); remove it to begin anew") from error
+        standings = {key: search.archive.standing(cell) for cell, key in enumerate(search.archive.keys)}
+        search.workers.tell(standings)
+        for size in sizes:
+            search._hand_out([tasks.popleft() for _ in range(size)])
+        return search
+
+
+@contextmanager
+def stop_button():
+    """Within the block an interrupt (the notebook's stop button, Ctrl-C) only sets the event that this yields."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def open_search(config: GoExploreConfig, run: Run) -> Search:
+    """The search of a run folder as its latest checkpoint left it, or a new one."""
+    path = run.checkpoints / "latest.npz"
+    search = Search.load(path, config) if path.exists() else Search(config)
+    run.truncate_metrics(search.archive.steps)
+    return search
+
+
+def run(config: GoExploreConfig, run: Run) -> dict:
+    """Search until `total_steps`; resumes, logs, checkpoints, verifies the best way by replay; returns the headline numbers.
+
+    Raises KeyboardInterrupt after saving when stopped: the same call goes on from there.
+    """
+    if run.final is not None:
+        return run.final
+    path = run.checkpoints / "latest.npz"
+    with open_search(config, run) as search, stop_button() as stopped:
+        archive = search.archive
+        saved = logged = archive.steps
+        with progress(config.total_steps, archive.steps, "exploring") as bar:
+            while archive.steps < config.total_steps and not stopped.is_set():
+                before = archive.steps
+                search.advance()
+                bar.update(archive.steps - before)
+                if archive.steps - logged >= 10_000 or archive.steps >= config.total_steps:
+                    logged = archive.steps
+                    best = archive.best().score
+                    run.log(logged, cells=len(archive), rooms=len(archive.rooms()), score=best)
+                    bar.set_postfix(score=best, cells=len(archive), rooms=len(archive.rooms()))
+                if archive.steps - saved >= config.checkpoint_every:
+                    saved = archive.steps
+                    search.save(path)
+        search.save(path)
+        if stopped.is_set():
+            print(f"stopped at step {archive.steps:,}; run again to resume")
+            raise KeyboardInterrupt
+        demo = search.demo()
+    demos.save(run.folder / "best.npz", [demo])
+    return run.finish(
+        score=demo.score,
+        actions=len(demo),
+        rooms=len(archive.rooms()),
+        cells=len(archive),
+        first_key_step=archive.first_step(100),
+        replay_verified=True,
+        steps=archive.steps,
+        protocol={
+            "what": "search result in a deterministic emulator" if not config.sticky else "search result, sticky generator restored",
+            "game": config.game,
+            "sticky": config.sticky,
+            "noops": config.noops,
+            "frames_per_action": demo.frames_per_action,
+            "cells": config.cells,
+        },
+    )

@@ -1,0 +1,198 @@
+"""Explorers: return to a picked state, explore from there, report what was seen; in this process or in several."""
+
+import os
+import signal
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from mzlib.emulator import Emulator
+from mzlib.go_explore.archive import Candidate, Episode, Pick
+from mzlib.go_explore.cells import cell_function
+
+Standing = tuple[int, int]  # (score, -length)
+
+
+class Task(NamedTuple):
+    """A pick and the number of the episode to be explored from it."""
+
+    number: int
+    pick: Pick
+
+
+class Explorer:
+    """One emulator, exploring.
+
+    A state is packed by zlib with the game's first state as preset dictionary: two states differ in few of their 7.7 kB.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        self.cell_of = cell_function(config.cells)
+        self.emulator = Emulator(config.game, config.seed, config.sticky)
+        self.emulator.wait(config.noops)
+        self.first_state = self.emulator.save_state(include_rng=config.sticky > 0)
+        self.known: dict[bytes, Standing] = {}
+
+    def start(self) -> Candidate:
+        """The way of no actions: the game's first cell."""
+        key = self.cell_of(self.emulator)
+        return Candidate(key, 0, 0, self.place(), self.pack(self.first_state))
+
+    def place(self) -> tuple[int, int, int]:
+        """(room, x, y) from RAM for Montezuma, zeros for other games; for drawing only."""
+        if self.config.game != "montezuma_revenge":
+            return (0, 0, 0)
+        facts = self.emulator.facts
+        return (facts.room, facts.x, facts.y)
+
+    def pack(self, state: bytes) -> bytes:
+        """Compress a state, to some 0.3 kB."""
+        packer = zlib.compressobj(1, zlib.DEFLATED, -15, 8, 0, self.first_state)
+        return packer.compress(state) + packer.flush()
+
+    def unpack(self, packed: bytes) -> bytes:
+        """The state that `pack` compressed."""
+        return zlib.decompressobj(-15, self.first_state).decompress(packed)
+
+    def explore(self, task: Task) -> Episode:
+        """Return to the pick, then act at random for `explore_steps`, repeating the last action with `repeat_probability`.
+
+        `known` (cell -> the archive's standing, perhaps an old one) only saves work: a way that is no better than what the
+        archive had is not worth a state. What the archive accepts doesn't depend on it.
+        """
+        config, emulator, known = self.config, self.emulator, self.known
+        actions = random_actions(np.random.default_rng((config.seed, task.number)), config)
+        emulator.load_state(self.unpack(task.pick.state))
+        lives = emulator.lives
+        score, length = task.pick.score, task.pick.length
+        visited, candidates, done, offset = set(), [], None, 0
+        for offset, action in enumerate(actions.tolist(), start=1):
+            score += emulator.step(action)
+            length += 1
+            cell = self.cell_of(emulator)
+            ended = emulator.game_over or (config.life_loss_terminal and (cell is None or emulator.lives < lives))
+            if ended:
+                done = (score, offset)
+                break
+            if cell is None:
+                continue
+            visited.add(cell)
+            standing = (score, -length)
+            if cell not in known or standing > known[cell]:
+                known[cell] = standing
+                state = emulator.save_state(include_rng=config.sticky > 0)
+                candidates.append(Candidate(cell, score, offset, self.place(), self.pack(state)))
+        return Episode(offset, actions[:offset].tobytes(), tuple(sorted(visited)), tuple(candidates), done)
+
+
+def random_actions(rng: np.random.Generator, config) -> np.ndarray:
+    """(explore_steps,) uint8: uniform actions, each held on with probability `repeat_probability`."""
+    steps = config.explore_steps
+    drawn = rng.integers(18, size=steps, dtype=np.uint8)
+    fresh = rng.random(steps) >= config.repeat_probability
+    fresh[0] = True
+    return drawn[np.maximum.accumulate(np.where(fresh, np.arange(steps), 0))]
+
+
+class Workers:
+    """Explorers in `count` processes (1: in this one); episodes come back in the order in which tasks were given.
+
+    A worker that dies raises RuntimeError here; workers end when this process does, however it ends.
+    """
+
+    CHUNK = 2  # episodes a message
+    AHEAD = 2  # messages a worker holds: one at work, one waiting
+
+    def __init__(self, config, count: int = 0):
+        self.count = count or os.cpu_count()
+        self.explorer = Explorer(config)
+        self.tasks: deque[Task] = deque()
+        self.finished: dict[int, Episode] = {}
+        self.connections, self.processes, self.held, self.news = [], [], [], []
+        if self.count == 1:
+            return
+        context = get_context("spawn")
+        for _ in range(self.count):
+            here, there = context.Pipe()
+            process = context.Process(target=serve, args=(there, config), daemon=True)
+            process.start()
+            there.close()
+            self.connections.append(here)
+            self.processes.append(process)
+            self.held.append(0)
+            self.news.append({})
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for connection in self.connections:
+            connection.close()
+        for process in self.processes:
+            process.join(timeout=5)
+            if process.is_alive():
+                process.terminate()
+
+    def tell(self, standings: dict[bytes, Standing]) -> None:
+        """Let all workers know the archive's standings, which spares them ways that would not be accepted."""
+        self.explorer.known |= standings
+        for news in self.news:
+            news |= standings
+
+    def give(self, tasks: list[Task]) -> None:
+        """Add tasks to be explored."""
+        self.tasks.extend(tasks)
+        for worker in range(len(self.connections)):
+            self._feed(worker)
+
+    def take(self, numbers: range) -> Iterator[Episode]:
+        """The episodes of these numbers, in order, as they become ready."""
+        for number in numbers:
+            while number not in self.finished:
+                self._work()
+            yield self.finished.pop(number)
+
+    def _work(self) -> None:
+        """Explore one task here, or wait until a worker reports."""
+        if not self.connections:
+            task = self.tasks.popleft()
+            self.finished[task.number] = self.explorer.explore(task)
+            return
+        for connection in wait(self.connections):
+            worker = self.connections.index(connection)
+            try:
+                self.finished |= connection.recv()
+            except (EOFError, ConnectionResetError) as error:
+                self.processes[worker].join(timeout=5)
+                code = self.processes[worker].exitcode
+                raise RuntimeError(f"explorer {worker} died (exit code {code}); run again to resume") from error
+            self.held[worker] -= 1
+            self._feed(worker)
+
+    def _feed(self, worker: int) -> None:
+        while self.tasks and self.held[worker] < self.AHEAD:
+            chunk = [self.tasks.popleft() for _ in range(min(self.CHUNK, len(self.tasks)))]
+            self.connections[worker].send((self.news[worker], chunk))
+            self.news[worker] = {}
+            self.held[worker] += 1
+
+
+def serve(connection, config) -> None:
+    """A worker's loop: explore what is sent until the other end is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the stop button is the main process's to handle
+    cv2.setNumThreads(1)
+    explorer = Explorer(config)
+    try:
+        while True:
+            news, tasks = connection.recv()
+            explorer.known |= news
+            connection.send({task.number: explorer.explore(task) for task in tasks})
+    except (EOFError, ConnectionResetError, BrokenPipeError):
+        return
