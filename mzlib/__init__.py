@@ -22,7 +22,8 @@ Go-Explore's words:
     archive  for every cell, the best way there so far: score, length, actions, emulator state
     demo     a list of actions from a fresh start, proved by replaying it
 
-Lengths named `steps` are environment steps; `frames` are raw emulator frames. Arrays are written with their shape: (t, 84, 84) uint8.
+Lengths named `steps` are environment steps; `frames` are raw emulator frames. Arrays are written with their shape:
+(t, 84, 84) uint8.
 """
 
 __version__ = "0.1.0"

@@ -5,23 +5,22 @@
         run.log(1000, cells=42)
         run.finish(cells=42)
 
-`python -m mzlib.runs notebook 05_go_explore --profile quick -p seed 3` executes a notebook, `python -m mzlib.runs status` lists runs.
+`python -m mzlib.runs notebook 05_go_explore --profile quick -p seed 3` executes a notebook, `python -m mzlib.runs
+status` lists runs.
 """
 
 from .cli import stage_main
 from .folders import (
-    REPO,
     Run,
     atomic_path,
-    config_from,
     data_dir,
     found_runs,
-    load_profile,
     run_folder,
     runs_root,
     write_atomic,
 )
-from .machine import code_hash, git_commit, machine, pick_device, progress, seed_everything, versions
+from .machine import REPO, code_hash, git_commit, machine, pick_device, progress, seed_everything, versions
+from .profiles import config_from, load_profile
 from .results import read_results, write_result
 
 __all__ = [

@@ -1,4 +1,5 @@
-"""The command lines: a stage's own (`stage_main`), the notebook executor's and the list of runs (`python -m mzlib.runs`)."""
+"""The command lines: a stage's own (`stage_main`), the notebook executor's and the list of runs (`python -m
+mzlib.runs`)."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from .folders import Run, _shown, config_from, found_runs, load_profile
+from .folders import Run, found_runs, shown
 from .machine import code_hash
+from .profiles import config_from, load_profile
 
 
 def _parse_value(text: str) -> object:
@@ -28,15 +30,21 @@ def _assignment(text: str) -> tuple[str, object]:
 
 
 def stage_main(
-    stage_name: str, notebook: str, config_class: type, run_function: Callable[[object, Run], dict], argv: Sequence[str] | None = None
+    stage_name: str,
+    notebook: str,
+    config_class: type,
+    run_function: Callable[[object, Run], dict],
+    argv: Sequence[str] | None = None,
 ) -> None:
     """A stage's command line: `python -m mzlib.<stage> --profile P --set key=value … --folder DIR`.
 
-    run_function(config, run) trains or searches, resuming what it finds in `run`, ends with `run.finish(…)` and returns that.
-    Values are read as YAML and checked against the dataclass's types. A wrong setting is one line and exit status 2; Ctrl-C leaves
-    a run that the same command resumes, exit status 130.
+    run_function(config, run) trains or searches, resuming what it finds in `run`, ends with `run.finish(…)` and
+    returns that. Values are read as YAML and checked against the dataclass's types. A wrong setting is one line and
+    exit status 2; Ctrl-C leaves a run that the same command resumes, exit status 130.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m mzlib.{stage_name}", description=f"The stage of notebook {notebook}.")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m mzlib.{stage_name}", description=f"The stage of notebook {notebook}."
+    )
     parser.add_argument("--profile", default="quick", help="a folder of notebooks/profiles (default: quick)")
     parser.add_argument("--set", dest="settings", metavar="KEY=VALUE", type=_assignment, action="append", default=[],
                         help="one setting other than the profile's; may be repeated")  # fmt: skip
@@ -51,9 +59,11 @@ def stage_main(
         try:
             headline = run_function(config, run)
         except KeyboardInterrupt:
-            parser.exit(130, f"\nstopped; the same command resumes {_shown(run.folder)}\n")
+            parser.exit(130, f"\nstopped; the same command resumes {shown(run.folder)}\n")
         if run.final is None:
-            raise RuntimeError(f"mzlib.{stage_name} returned without run.finish(…): {_shown(run.folder)} has no final.json")
+            raise RuntimeError(
+                f"mzlib.{stage_name} returned without run.finish(…): {shown(run.folder)} has no final.json"
+            )
     for key, value in headline.items():
         print(f"{key:>16}  {value}")
 
@@ -65,11 +75,11 @@ def status(profile: str | None) -> None:
         print("no runs yet: `make run-all` makes some")
         return
     today = code_hash()
-    width = max(len(_shown(run["folder"])) for run in runs)
+    width = max(len(shown(run["folder"])) for run in runs)
     for run in runs:
         state = "finished" if run["final"] else f"at step {run['step']:,}"
         older = "" if run["config"]["code_hash"] == today else "older than the code"
-        print(f"{_shown(run['folder']):<{width}}  {state:<20}  {_age(run['age_s']):>10}  {older}".rstrip())
+        print(f"{shown(run['folder']):<{width}}  {state:<20}  {_age(run['age_s']):>10}  {older}".rstrip())
 
 
 def _age(seconds: float) -> str:
@@ -86,8 +96,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     execute = commands.add_parser("notebook", help="execute a notebook into its run folder")
     execute.add_argument("name", help="05_go_explore, say")
     execute.add_argument("--profile", default="quick")
-    execute.add_argument("-p", nargs=2, metavar=("KEY", "VALUE"), action="append", default=[], help="one parameter other than the profile's")
-    execute.add_argument("--in-place", action="store_true", help="write the cleaned outputs back into notebooks/ (profile quick, temporary runs)")
+    execute.add_argument(
+        "-p",
+        nargs=2,
+        metavar=("KEY", "VALUE"),
+        action="append",
+        default=[],
+        help="one parameter other than the profile's",
+    )
+    execute.add_argument(
+        "--in-place",
+        action="store_true",
+        help="write the cleaned outputs back into notebooks/ (profile quick, temporary runs)",
+    )
     table = commands.add_parser("status", help="list the runs")
     table.add_argument("--profile")
     given = parser.parse_args(argv)

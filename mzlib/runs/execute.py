@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from .folders import _shown, atomic_path, load_profile, run_folder, runs_root, write_atomic
+from .folders import atomic_path, run_folder, runs_root, shown, write_atomic
 from .machine import REPO
+from .profiles import load_profile
 
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 WIDGET_STATE_LIMIT = 400_000  # bytes of ipywidgets state that a committed notebook keeps
@@ -72,9 +73,10 @@ def checked_parameters(path: Path, profile: str, overrides: Mapping[str, object]
 def execute_notebook(name: str, profile: str = "quick", overrides: Mapping[str, object] | None = None) -> Path:
     """Execute a notebook with a profile's parameters; returns the run folder, where `notebook.ipynb` then lies.
 
-    The notebook itself opens its run; a stage in it resumes, or finds itself finished. `notebook.ipynb` appears only after the last
-    cell, so it is the sign of success. Errors: ValueError, FileNotFoundError for wrong names; NotebookFailed when a cell raises
-    (what there is of the output is kept as `notebook.failed.ipynb`) or no final.json was written.
+    The notebook itself opens its run; a stage in it resumes, or finds itself finished. `notebook.ipynb` appears only
+    after the last cell, so it is the sign of success. Errors: ValueError, FileNotFoundError for wrong names;
+    NotebookFailed when a cell raises (what there is of the output is kept as `notebook.failed.ipynb`) or no
+    final.json was written.
     """
     overrides = dict(overrides or {})
     path = notebook_path(name)
@@ -91,13 +93,13 @@ def execute_notebook(name: str, profile: str = "quick", overrides: Mapping[str, 
             folder = folders[0]
         failed = folder / "notebook.failed.ipynb"
         if failure is None and not (folder / "final.json").exists():
-            failure = f"ran to its end, but {_shown(folder)} has no final.json: it must call Run.finish"
+            failure = f"ran to its end, but {shown(folder)} has no final.json: it must call Run.finish"
         if output.exists():
             write_atomic(failed if failure else folder / "notebook.ipynb", output.read_bytes())
     if failure:
-        raise NotebookFailed(f"{name} {failure}" + (f"; partial output: {_shown(failed)}" if failed.exists() else ""))
+        raise NotebookFailed(f"{name} {failure}" + (f"; partial output: {shown(failed)}" if failed.exists() else ""))
     failed.unlink(missing_ok=True)
-    print(f"{name}: done, {_shown(folder)}")
+    print(f"{name}: done, {shown(folder)}")
     return folder
 
 
@@ -148,7 +150,8 @@ def _papermill(path: Path, output: Path, parameters: Mapping[str, object]) -> st
 def refresh_notebook(name: str) -> Path:
     """Execute a notebook with its committed values, in a fresh temporary run root, and write the cleaned result back.
 
-    Errors: ValueError when the committed parameters are not profile quick's; NotebookFailed, the notebook then being left as it was.
+    Errors: ValueError when the committed parameters are not profile quick's; NotebookFailed, the notebook then being
+    left as it was.
     """
     path = notebook_path(name)
     wanted, committed = checked_parameters(path, "quick", {}), notebook_parameters(path)
@@ -173,15 +176,18 @@ def refresh_notebook(name: str) -> Path:
 def cleaned_notebook(notebook: dict) -> dict:
     """An executed notebook without what differs from run to run or machine to machine.
 
-    Out go papermill's metadata and injected cell, timings, standard error, progress bars, absolute paths; widget state is kept up to
-    WIDGET_STATE_LIMIT, without what no output shows. Cell ids stay; execution counts become 1…n; the kernelspec is python3.
+    Out go papermill's metadata and injected cell, timings, standard error, progress bars, absolute paths; widget
+    state is kept up to WIDGET_STATE_LIMIT, without what no output shows. Cell ids stay; execution counts become 1…n;
+    the kernelspec is python3.
     """
     cells, count = [], 0
     for cell in notebook["cells"]:
         tags = cell["metadata"].get("tags", [])
         if "injected-parameters" in tags:
             continue
-        metadata = {k: v for k, v in cell["metadata"].items() if k not in ("papermill", "execution") and v not in ([], {})}
+        metadata = {
+            k: v for k, v in cell["metadata"].items() if k not in ("papermill", "execution") and v not in ([], {})
+        }
         cell = {**cell, "id": cell.get("id") or uuid.uuid4().hex[:8], "metadata": metadata}
         if cell["cell_type"] == "code":
             count += bool("".join(cell["source"]).strip())

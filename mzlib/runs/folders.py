@@ -1,31 +1,26 @@
-"""Run folders: where a run writes, what it was configured with, its metrics, its end; and the profiles it starts from.
+"""Run folders: where a run writes, what it was configured with, its metrics, its end.
 
-    runs/<profile>/<notebook>[+key=value…]/
-        config.json     settings, seed, versions, device, git commit, code hash      checkpoints/    the stage's own
-        metrics.jsonl   one object a row, `step` and `wall_s` first                  final.json      headline numbers and cost
+runs/<profile>/<notebook>[+key=value…]/
+    config.json     settings, seed, versions, device, git commit, code hash  checkpoints/    the stage's own
+    metrics.jsonl   one object a row, `step` and `wall_s` first              final.json      headline numbers and cost
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shlex
 import sys
 import time
-import types
 import typing
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import MISSING, fields, is_dataclass
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-import yaml
-
 from .machine import REPO, code_hash, git_commit, machine, versions
+from .profiles import load_profile, plain, settings_of
 
 try:
     import fcntl
@@ -49,7 +44,9 @@ def run_folder(notebook: str, profile: str, overrides: Mapping[str, object] | No
     Keys whose value is the profile's own leave no trace in the name; the others are added as `+key=value`, sorted.
     """
     known = load_profile(profile, notebook)
-    differing = {key: value for key, value in (overrides or {}).items() if key not in known or known[key] != _plain(value)}
+    differing = {
+        key: value for key, value in (overrides or {}).items() if key not in known or known[key] != plain(value)
+    }
     name = notebook + "".join(f"+{key}={_in_a_name(differing[key])}" for key in sorted(differing))
     return runs_root() / profile / name
 
@@ -58,128 +55,16 @@ def _in_a_name(value: object) -> str:
     return re.sub(r"[^\w.,-]+", "-", str(value)).strip("-")[:60] or "none"
 
 
-# ---- profiles and configurations
-
-
-def profiles_dir() -> Path:
-    return REPO / "notebooks" / "profiles"
-
-
-def load_profile(profile: str, notebook: str) -> dict[str, object]:
-    """The parameters that a profile gives a notebook, from `notebooks/profiles/<profile>/<notebook>.yaml`.
-
-    Errors: FileNotFoundError naming the profiles, or the notebooks, that exist; ValueError for a file that is not a mapping.
-    """
-    path = profiles_dir() / profile / f"{notebook}.yaml"
-    if not path.exists():
-        have = sorted(p.name for p in profiles_dir().glob("*") if p.is_dir())
-        if profile in have:
-            have = sorted(p.stem for p in path.parent.glob("*.yaml"))
-            raise FileNotFoundError(f"profile {profile!r} has no file for {notebook!r}; it has {', '.join(have) or 'none'}")
-        raise FileNotFoundError(f"no profile {profile!r}; there are {', '.join(have) or 'none'}")
-    settings = yaml.safe_load(path.read_text())
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path.name} of profile {profile!r} must be a mapping of parameters, not {type(settings).__name__}")
-    return settings
-
-
-def config_from(config_class: type, settings: Mapping[str, object]):
-    """An instance of the dataclass `config_class` from plain values, each checked against its field's type.
-
-    Lists become tuples and whole numbers floats where the field wants them; "1e6" counts as a number, as YAML does not see it as one.
-    Errors: ValueError for an unknown key (naming those that exist) or a wrong type; what the dataclass's own validation raises.
-    """
-    hints = typing.get_type_hints(config_class)
-    known = [field.name for field in fields(config_class) if field.init]
-    for key in settings:
-        if key not in known:
-            raise ValueError(f"{config_class.__name__} has no setting {key!r}; it has {', '.join(known)}")
-    return config_class(**{key: _fit(value, hints[key], key) for key, value in settings.items()})
-
-
-def _fit(value: object, hint: object, key: str) -> object:
-    """`value` as the type `hint`, or ValueError naming the setting."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is typing.Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        for choice in arguments:
-            with suppress(ValueError):
-                return _fit(value, choice, key)
-    elif origin is typing.Literal:
-        if value in arguments:
-            return value
-    elif origin in (tuple, list):
-        if isinstance(value, list | tuple):
-            kinds = arguments[:1] * len(value) if origin is list or arguments[-1:] == (...,) else arguments
-            if len(kinds) == len(value):
-                return origin(_fit(v, kind, key) for v, kind in zip(value, kinds, strict=True))
-    elif hint in (int, float):
-        if isinstance(value, str) and re.fullmatch(r"[+-]?\d[\d_]*\.?\d*([eE][+-]?\d+)?", value):
-            value = float(value)
-        if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
-            if hint is float or value == int(value):
-                return hint(value)
-    elif hint in (None, type(None)):
-        if value is None:
-            return None
-    elif isinstance(hint, type):
-        if hint is Path and isinstance(value, str):
-            return Path(value)
-        if isinstance(value, hint):
-            return value
-    raise ValueError(f"setting {key!r} must be {_said(hint)}, not {value!r}")
-
-
-def _said(hint: object) -> str:
-    if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
-
-
-def _settings_of(config: object) -> tuple[dict, dict, set[str]]:
-    """(settings, defaults, free names) of a config dataclass, or of a plain mapping, which has neither of the latter."""
-    if isinstance(config, Mapping):
-        return _plain(dict(config)), {}, set()
-    if not is_dataclass(config):
-        raise TypeError(f"a run's config is a dataclass or a mapping, not {type(config).__name__}")
-    settings, defaults, free = {}, {}, set()
-    for field in fields(config):
-        settings[field.name] = _plain(getattr(config, field.name))
-        if field.default is not MISSING:
-            defaults[field.name] = _plain(field.default)
-        elif field.default_factory is not MISSING:
-            defaults[field.name] = _plain(field.default_factory())
-        if field.metadata.get("free"):
-            free.add(field.name)
-    return settings, defaults, free
-
-
-def _plain(value: object) -> object:
-    """`value` as JSON can hold it: NumPy numbers and arrays as Python's, tuples as lists, paths as text, NaN and infinities as null."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(inner) for inner in (sorted(value) if isinstance(value, set | frozenset) else value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
-
-
 # ---- files
 
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; renamed to `path` at the end of the block, removed when the block raises.
+    """A temporary name beside `path` to write to; renamed to `path` at the end of the block, removed when the block
+    raises.
 
-    Whoever reads `path` sees the old file or the whole new one, also after kill -9. The temporary name keeps the suffix.
+    Whoever reads `path` sees the old file or the whole new one, also after kill -9. The temporary name keeps the
+    suffix.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,8 +84,9 @@ def write_atomic(path: Path | str, data: bytes | str) -> None:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
-def _write_json(path: Path, value: object) -> None:
-    write_atomic(path, json.dumps(_plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON in one step."""
+    write_atomic(path, json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 # ---- the run
@@ -209,7 +95,8 @@ def _write_json(path: Path, value: object) -> None:
 class Run:
     """One run folder, open for writing by this process alone; a second `open` of the same settings resumes it.
 
-    `folder`, `checkpoints` (both exist), `config` (as given), `final` (None until finished), `resumed` (the folder held a run).
+    `folder`, `checkpoints` (both exist), `config` (as given), `final` (None until finished), `resumed` (the folder
+    held a run).
     """
 
     _open: typing.ClassVar[dict[Path, Run]] = {}  # this process's; reopening (a notebook's cell run again) replaces
@@ -223,18 +110,21 @@ class Run:
         self._lock = None
 
     @classmethod
-    def open(cls, notebook: str, profile: str, config: object, folder: Path | str | None = None, quiet: bool = False) -> Run:
+    def open(
+        cls, notebook: str, profile: str, config: object, folder: Path | str | None = None, quiet: bool = False
+    ) -> Run:
         """Open the folder of these settings, new or to be resumed.
 
-        notebook: its name, "05_go_explore". config: the stage's frozen dataclass (or a mapping, for a notebook without a stage).
-        folder: another place than the one that `run_folder` names. quiet: do not print where, and from which step.
-        A field that differs from the profile's YAML value, or where that is silent from the dataclass's default, enters the
-        folder's name as `+key=value`, unless its metadata say {"free": True} (`workers`: it does not change the result).
+        notebook: its name, "05_go_explore". config: the stage's frozen dataclass (or a mapping, for a notebook
+        without a stage). folder: another place than the one that `run_folder` names. quiet: do not print where, and
+        from which step. A field that differs from the profile's YAML value, or where that is silent from the
+        dataclass's default, enters the folder's name as `+key=value`, unless its metadata say {"free": True}
+        (`workers`: it does not change the result).
         Errors: ValueError when the folder holds another configuration; BlockingIOError when another process writes it.
         """
-        settings, defaults, free = _settings_of(config)
+        settings, defaults, free = settings_of(config)
         if folder is None:
-            expected = {**defaults, **{key: _plain(value) for key, value in load_profile(profile, notebook).items()}}
+            expected = {**defaults, **{key: plain(value) for key, value in load_profile(profile, notebook).items()}}
             differing = {k: v for k, v in settings.items() if k not in free and (k not in expected or expected[k] != v)}
             folder = run_folder(notebook, profile, differing)
         folder = Path(folder).resolve()
@@ -263,7 +153,9 @@ class Run:
         except OSError as error:
             self._lock.close()
             self._lock = None
-            raise BlockingIOError(f"{_shown(self.folder)}: another process is writing this run; stop it or wait for it") from error
+            raise BlockingIOError(
+                f"{shown(self.folder)}: another process is writing this run; stop it or wait for it"
+            ) from error
 
     def _begin(self, settings: dict, free: set[str], quiet: bool) -> None:
         path = self.folder / "config.json"
@@ -271,11 +163,20 @@ class Run:
         if self.resumed:
             self._refuse_another_configuration(json.loads(path.read_text())["settings"], settings, free)
         else:
-            _write_json(path, {
-                "notebook": self.notebook, "profile": self.profile, "settings": settings, "seed": settings.get("seed"),
-                "device": settings.get("device", "cpu"), "versions": versions(), "machine": machine(), "command": _command(),
-                "commit": git_commit(), "code_hash": code_hash(), "date": _today(),
-            })  # fmt: skip
+            started = {
+                "notebook": self.notebook,
+                "profile": self.profile,
+                "settings": settings,
+                "seed": settings.get("seed"),
+                "device": settings.get("device", "cpu"),
+                "versions": versions(),
+                "machine": machine(),
+                "command": _command(),
+                "commit": git_commit(),
+                "code_hash": code_hash(),
+                "date": _today(),
+            }
+            write_json(path, started)
         self._mend_metrics()
         rows = self.metrics()
         self._step = rows[-1]["step"] if rows else 0
@@ -283,14 +184,14 @@ class Run:
         self._since = time.monotonic()
         if not quiet:
             state = "finished already" if self.final else f"resumed at step {self._step:,}" if self.resumed else "new"
-            print(f"run {_shown(self.folder)}: {state}")
+            print(f"run {shown(self.folder)}: {state}")
 
     def _refuse_another_configuration(self, then: dict, now: dict, free: set[str]) -> None:
         for key in sorted((then.keys() | now.keys()) - free):
             old, new = then.get(key, "(absent)"), now.get(key, "(absent)")
             if old != new:
                 raise ValueError(
-                    f"{_shown(self.folder)} was begun with {key}={old!r}, not {new!r}: "
+                    f"{shown(self.folder)} was begun with {key}={old!r}, not {new!r}: "
                     f"set {key} back, or remove that folder to begin anew"
                 )
 
@@ -310,7 +211,7 @@ class Run:
         self._writable()
         if self._rows is None:
             self._rows = open(self._metrics, "a", encoding="utf-8")
-        row = {"step": int(step), "wall_s": round(self.wall_s, 3), **_plain(values)}
+        row = {"step": int(step), "wall_s": round(self.wall_s, 3), **plain(values)}
         self._rows.write(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n")
         self._rows.flush()
         self._step = int(step)
@@ -343,19 +244,26 @@ class Run:
     def finish(self, **headline: object) -> dict:
         """Write final.json: the headline numbers, then the cost. Returns it. Nothing else is touched.
 
-        `steps` (default: the last logged one), `upstream_steps` (0) and `protocol` ({}) may be given among the headline.
+        `steps` (default: the last logged one), `upstream_steps` (0) and `protocol` ({}) may be given among the
+        headline.
         """
         self._writable()
         cost = {
-            "steps": self._step, "upstream_steps": 0, "wall_s": round(self.wall_s, 1), "protocol": {}, "machine": machine(),
-            "command": _command(), "commit": git_commit(), "date": _today(),
-        }  # fmt: skip
-        _write_json(self.folder / "final.json", {**headline, **{k: headline.get(k, v) for k, v in cost.items()}})
+            "steps": self._step,
+            "upstream_steps": 0,
+            "wall_s": round(self.wall_s, 1),
+            "protocol": {},
+            "machine": machine(),
+            "command": _command(),
+            "commit": git_commit(),
+            "date": _today(),
+        }
+        write_json(self.folder / "final.json", {**headline, **{k: headline.get(k, v) for k, v in cost.items()}})
         return self.final
 
     def _writable(self) -> None:
         if Run._open.get(self.folder) is not self:
-            raise ValueError(f"{_shown(self.folder)}: this Run is closed, or was opened again elsewhere in this process")
+            raise ValueError(f"{shown(self.folder)}: this Run is closed, or was opened again elsewhere in this process")
 
     def _close_rows(self) -> None:
         if self._rows is not None:
@@ -379,7 +287,7 @@ class Run:
 
 
 def _let_go_in_child() -> None:
-    """A forked worker must not hold its parent's lock: it may outlive a killed parent, which could then not be resumed."""
+    """A forked worker must not hold its parent's lock: it may outlive a killed one, which could then not be resumed."""
     for run in Run._open.values():
         if run._lock is not None:
             run._lock.close()  # the parent's own descriptor keeps the lock
@@ -397,14 +305,16 @@ def read_metrics(path: Path) -> list[dict]:
         try:
             rows.append(json.loads(line))
         except ValueError as error:
-            raise ValueError(f"{_shown(path)}, line {number}: not a JSON row") from error
+            raise ValueError(f"{shown(path)}, line {number}: not a JSON row") from error
     return rows
 
 
 def found_runs(profile: str | None = None) -> list[dict]:
-    """The runs under `runs_root()`, of one profile or of all, by folder name; read only, also while they are being written.
+    """The runs under `runs_root()`, of one profile or of all, by folder name; read only, also while they are being
+    written.
 
-    Each: {folder: Path, notebook, profile, config: dict (config.json), final: dict | None, step: int, age_s: seconds since the last write}.
+    Each: {folder: Path, notebook, profile, config: dict (config.json), final: dict | None, step: int, age_s: seconds
+    since the last write}.
     """
     runs = []
     for path in sorted(runs_root().glob(f"{profile or '*'}/*/config.json")):
@@ -413,15 +323,13 @@ def found_runs(profile: str | None = None) -> list[dict]:
         final = folder / "final.json"
         rows = read_metrics(folder / "metrics.jsonl")
         touched = max(p.stat().st_mtime for p in (path, final, folder / "metrics.jsonl") if p.exists())
-        runs.append({
-            "folder": folder, "notebook": config["notebook"], "profile": config["profile"], "config": config,
-            "final": json.loads(final.read_text()) if final.exists() else None, "step": rows[-1]["step"] if rows else 0,
-            "age_s": max(0.0, time.time() - touched),
-        })  # fmt: skip
+        run = {"folder": folder, "notebook": config["notebook"], "profile": config["profile"], "config": config}
+        run["final"] = json.loads(final.read_text()) if final.exists() else None
+        runs.append({**run, "step": rows[-1]["step"] if rows else 0, "age_s": max(0.0, time.time() - touched)})
     return runs
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """A path as a reader should see it: below the checkout's or the run root's name, never the machine's."""
     for base, name in ((runs_root(), "runs"), (REPO, "")):
         if path.is_relative_to(base):

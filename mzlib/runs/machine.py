@@ -21,7 +21,8 @@ RECORDED = ("torch", "numpy", "gymnasium", "ale-py", "opencv-python-headless", "
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and, where it is imported already, torch's generators.
 
-    torch is not imported for this: a worker that does not use it should not pay for it. Emulators take their seed themselves.
+    torch is not imported for this: a worker that does not use it should not pay for it. Emulators take their seed
+    themselves.
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -77,7 +78,9 @@ def git_commit() -> str:
 
 
 def _git(*arguments: str) -> str:
-    return subprocess.run(["git", "-C", str(REPO), *arguments], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", str(REPO), *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def code_hash() -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from .folders import _plain, _write_json, data_dir
+from .folders import data_dir, write_json
+from .profiles import plain
 
 FIELDS = {
     "name": str, "value": (int, float), "unit": str, "interval": list, "per_seed": dict, "protocol": dict, "steps": int,
@@ -31,13 +32,14 @@ def check_record(record: Mapping, where: str) -> None:
 def write_result(name: str, records: Sequence[Mapping]) -> None:
     """Check `records` and write them to `data/results/<name>.json`, in one step.
 
-    Each record: {name, value, unit, interval: [low, high], per_seed: {seed: value}, protocol: {…}, steps, upstream_steps, wall_s,
-    machine, command, commit, date}; steps are environment steps, wall_s seconds. Errors: ValueError as `check_record`'s.
+    Each record: {name, value, unit, interval: [low, high], per_seed: {seed: value}, protocol: {…}, steps,
+    upstream_steps, wall_s, machine, command, commit, date}; steps are environment steps, wall_s seconds. Errors:
+    ValueError as `check_record`'s.
     """
-    plain = [_plain(record) for record in records]
+    plain = [plain(record) for record in records]
     for number, record in enumerate(plain):
         check_record(record, f"result {name!r}, record {number}")
-    _write_json(data_dir("results", f"{name}.json"), plain)
+    write_json(data_dir("results", f"{name}.json"), plain)
 
 
 def read_results() -> dict[str, list[dict]]:
