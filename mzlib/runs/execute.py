@@ -134,11 +134,12 @@ def _papermill(path: Path, output: Path, parameters: Mapping[str, object]) -> st
             parameters=dict(parameters),
             kernel_name="python3",
             cwd=str(path.parent),
+            extra_arguments=["--IPKernelApp.log_level=40"],  # not its remark on TCP, at each start
             progress_bar={"mininterval": 5} if not os.environ.get("CI") else False,
         )
     except papermill.PapermillExecutionError as error:
         message = re.sub(r"\x1b\[[\d;]*m", "", str(error.evalue)).strip().split("\n")[0]
-        return f"failed in code cell {error.exec_count}: {error.ename}: {message}"
+        return f"failed in cell [{error.exec_count}]: {error.ename}: {message}"
     except DeadKernelError:
         return "failed: its kernel died (out of memory?)"
     return None
@@ -201,7 +202,17 @@ def cleaned_notebook(notebook: dict) -> dict:
     widgets = _shown_widgets(notebook["metadata"].get("widgets", {}), cells)
     if widgets:
         metadata["widgets"] = widgets
-    return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    return _with_steady_model_ids({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
+
+
+def _with_steady_model_ids(notebook: dict) -> dict:
+    """Number the widget models in order of appearance: their random ids would make each refresh a change."""
+    text = json.dumps(notebook)
+    models = dict.fromkeys(re.findall(r'(?:"model_id": "|IPY_MODEL_)([0-9a-f]{32})\b', text))
+    numbers = {model: f"{number:032x}" for number, model in enumerate(models, start=1)}
+    return json.loads(
+        re.sub(r"\b(IPY_MODEL_)?([0-9a-f]{32})\b", lambda m: (m[1] or "") + numbers.get(m[2], m[2]), text)
+    )
 
 
 def _is_noise(output: dict) -> bool:
