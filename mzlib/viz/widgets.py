@@ -67,7 +67,7 @@ const player=(root,count,rate,draw)=>{
    if(+slider.value>=count-1)stop()}};
  const play=()=>{
   if(+slider.value>=count-1){slider.value=0;show()}
-  at=performance.now();button.textContent='\\u23f8 Pause';root.dataset.playing='yes';timer=setInterval(tick,16)};
+  at=performance.now();button.textContent='\\u275a\\u275a Pause';root.dataset.playing='yes';timer=setInterval(tick,16)};
  button.onclick=()=>timer?stop():play();
  slider.oninput=()=>{stop();show()};
  slider.onkeydown=e=>{e.stopPropagation();if(e.key===' '){e.preventDefault();button.click()}};
