@@ -209,3 +209,112 @@ def check_arrays(name: str, arrays: dict[str, np.ndarray]) -> None:
     for array, length in lengths.items():
         if array in arrays and arrays[array].shape != (length,):
             raise ValueError(f"{name}: {array} has shape {arrays[array].shape}, ({length},) is needed; fetch it again")
+
+
+class Tape:
+    """A demo's replay kept step by step, so that a change of its actions is tried from where it begins.
+
+    `states[t]` is the emulator's state before action t; `views[t]` is what step t led to: (reward, RAM facts).
+    """
+
+    def __init__(self, demo: Demo):
+        self.demo = demo
+        self.emulator = start(demo)
+        self.actions: list[int] = []
+        self.views: list[tuple] = []
+        self.states = [self._state()]
+        self.steps = 0  # emulator steps taken, the cost
+        self.splice(0, demo.actions.tolist())
+
+    def _state(self) -> bytes:
+        return self.emulator.save_state(include_rng=self.demo.sticky > 0)
+
+    def step(self, action: int) -> tuple:
+        """Take one step from where the emulator is; returns its view."""
+        self.steps += 1
+        return (self.emulator.step(action), self.emulator.facts)
+
+    def splice(self, at: int, actions: Sequence[int]) -> None:
+        """Replace all from step `at` on by `actions`."""
+        self.emulator.load_state(self.states[at])
+        del self.actions[at:], self.views[at:], self.states[at + 1 :]
+        for action in actions:
+            self.views.append(self.step(action))
+            self.actions.append(action)
+            self.states.append(self._state())
+
+    def to_demo(self) -> Demo:
+        """The demo of the actions now on the tape."""
+        rewards = np.array([reward for reward, _ in self.views], np.int32)
+        return replace(self.demo, actions=np.array(self.actions, np.uint8), rewards=rewards)
+
+
+def shorten(demo: Demo, budget: int = 20_000) -> Demo:
+    """Leave out what the way does not need: loops first, then blocks of 16 to 2 actions, wherever the replay still scores.
+
+    The result has at least the demo's score, loses no life that the demo keeps and ends with its last reward. `budget` is in
+    emulator steps; with sticky actions the generator's draws shift too, so the replay decides there as well.
+    """
+    tape = Tape(demo)
+    lives = tape.views[-1][1].lives
+
+    def attempt(at: int, rest: list[int]) -> bool:
+        """Keep the first `at` actions, then take `rest`: if that scores as much, it becomes the tape."""
+        tape.emulator.load_state(tape.states[at])
+        score = sum(reward for reward, _ in tape.views[:at])
+        for count, action in enumerate(rest, start=1):
+            reward, facts = tape.step(action)
+            score += reward
+            if facts.dying or facts.lives < lives:
+                return False
+            if score >= demo.score:
+                tape.splice(at, rest[:count])
+                return True
+        return False
+
+    def place(t: int) -> tuple:
+        facts = tape.views[t][1]
+        return (facts.room, facts.x, facts.y, facts.keys)
+
+    t = 0
+    while t < len(tape.actions) and tape.steps < budget:
+        again = [u for u in range(len(tape.actions) - 1, t, -1) if place(u) == place(t)]
+        for u in again[:3]:
+            if attempt(t + 1, tape.actions[u + 1 :]):
+                break
+        t += 1
+    for size in (16, 8, 4, 2):
+        t = 0
+        while t + size < len(tape.actions) and tape.steps < budget:
+            if not attempt(t, tape.actions[t + size :]):
+                t += size
+    return tape.to_demo()
+
+
+def clean(demo: Demo) -> Demo:
+    """Replace every action that changes nothing about the way by the previous one, or else by NOOP.
+
+    An action is replaced if the replay then keeps the same RAM facts (position, room, lives, keys) and reward at every later
+    step: what stays is what a clone has to learn.
+    """
+    tape = Tape(demo)
+
+    def same_way(t: int, action: int) -> bool:
+        """Try `action` at step t, until the emulator's whole state is the old one again or the demo ends."""
+        tape.emulator.load_state(tape.states[t])
+        states = []
+        for u in range(t, len(tape.actions)):
+            if tape.step(action if u == t else tape.actions[u]) != tape.views[u]:
+                return False
+            states.append(tape._state())
+            if states[-1] == tape.states[u + 1]:
+                break
+        tape.states[t + 1 : t + 1 + len(states)] = states
+        tape.actions[t] = action
+        return True
+
+    for t in range(len(tape.actions)):
+        for action in (tape.actions[t - 1] if t else NOOP, NOOP):
+            if action == tape.actions[t] or same_way(t, action):
+                break
+    return tape.to_demo()

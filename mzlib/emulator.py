@@ -35,6 +35,9 @@ NTSC_GRAY = (
 )
 GRAY = np.repeat(np.array(NTSC_GRAY, np.uint8), 2)
 
+RNG_MARK = b"|last action|"  # ends a state that was saved with the sticky generator
+STICKING_FRAMES = 12  # 0.25**12: the chance that none of so many frames takes the action
+
 ALEInterface.setLoggerMode(LoggerMode.Error)
 
 
@@ -114,6 +117,7 @@ class Emulator:
         self._ale.setFloat("repeat_action_probability", sticky)
         self._screens = np.zeros((2, *SCREEN_SHAPE), np.uint8)
         self._ram = np.zeros(128, np.uint8)
+        self._last_action = NOOP
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
@@ -123,16 +127,19 @@ class Emulator:
         self.seed = seed
         self._ale.setInt("random_seed", seed)
         self._ale.loadROM(rom_path(self.game))
+        self._last_action = NOOP
         self._look_twice()
 
     def reset(self, noops: int = 0) -> None:
         """Start a new episode, then let `noops` raw frames pass; the sticky generator goes on from where it was."""
         self._ale.reset_game()
+        self._last_action = NOOP
         self.wait(noops)
 
     def wait(self, frames: int) -> None:
         """Let `frames` raw emulator frames of NOOP pass."""
         for _ in range(frames):
+            self._last_action = NOOP
             self._ale.act(NOOP)
         self._look_twice()
 
@@ -143,6 +150,7 @@ class Emulator:
     def step(self, action: int) -> int:
         """Hold `action` for `frames_per_action` frames; return the sum of their rewards (points)."""
         act = self._ale.act
+        self._last_action = action
         reward = 0
         for _ in range(self.frames_per_action - 1):
             reward += act(action)
@@ -199,9 +207,21 @@ class Emulator:
         self._screens[:] = snapshot.screens
 
     def save_state(self, include_rng: bool = False) -> bytes:
-        """The state alone, without the screen, as ALEState.serialize() gives it (7.7 kB; 14.4 kB with the generator)."""
-        return self._ale.cloneState(include_rng=include_rng).serialize()
+        """The state alone, without the screen, as ALEState.serialize() gives it (7.7 kB; 14.4 kB with the generator).
+
+        With the generator one byte follows, the last action, which ALE leaves out of its states: a restored sticky emulator
+        would repeat whatever it did before the restore. (If all four frames of the last step were stuck, 1 step in 256 at
+        0.25, the action repeated is an older one, and the byte is wrong.)
+        """
+        state = self._ale.cloneState(include_rng=include_rng).serialize()
+        return state + RNG_MARK + bytes((self._last_action,)) if include_rng else state
 
     def load_state(self, state: bytes) -> None:
         """Return to a state given as bytes; the screen stays stale until the next `step`."""
-        self._ale.restoreState(ALEState(state))
+        saved, mark, last_action = state.rpartition(RNG_MARK)
+        self._ale.restoreState(ALEState(saved if mark else state))
+        if mark:
+            self._last_action = last_action[0]
+            for _ in range(STICKING_FRAMES):  # until it is the action that sticks
+                self._ale.act(self._last_action)
+            self._ale.restoreState(ALEState(saved))

@@ -1,0 +1,113 @@
+"""Find the demonstrations that the workbook ships: each by a search of its own, then shortened, cleaned and verified.
+
+    python -m mzlib.go_explore.demonstrations --score 100 --count 100 --first-seed 0 --out data/demos/first_key.npz
+
+It is resumable: every demo found waits in runs/demonstrations/ until the file is complete.
+"""
+
+import argparse
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from mzlib import demos
+from mzlib.demos import Demo
+from mzlib.go_explore.archive import Best
+from mzlib.go_explore.search import GoExploreConfig, Search
+from mzlib.runs import progress, runs_root
+
+
+def find(seed: int, score: int, sticky: float = 0.0, total_steps: int = 120_000) -> Demo | None:
+    """Search with `seed` until `score` points, then shorten and clean the way; None if `total_steps` don't suffice.
+
+    The seed also draws the demo's no-ops, 0 to 30. With `sticky` the search restores the sticky generator with every state,
+    so its actions answer the ones that get stuck.
+    """
+    config = GoExploreConfig(
+        total_steps=total_steps,
+        seed=seed,
+        explore_steps=30,
+        batch=5,
+        sticky=sticky,
+        noops=int(np.random.default_rng(seed).integers(31)),
+        workers=1,
+    )
+    with Search(config) as search:
+        archive = search.archive
+        while archive.best().score < score:
+            if archive.steps >= total_steps:
+                return None
+            search.advance()
+        reached = np.flatnonzero(archive.column("score") >= score)
+        cell = reached[np.argmin(archive.column("length")[reached])]
+        pick = archive.pick(int(cell))
+        try:
+            demo = search.demo(Best(pick.score, pick.length, pick.node))
+        except RuntimeError:
+            if not sticky:
+                raise
+            return None  # a state whose stuck action is not known (see Emulator.save_state): this way is no playthrough
+    end = int(np.flatnonzero(np.cumsum(demo.rewards) >= score)[0]) + 1
+    demo = replace(demo, actions=demo.actions[:end], rewards=demo.rewards[:end])
+    demo = demos.clean(demos.shorten(demo))
+    demos.verify(demo)
+    return demo
+
+
+def find_and_keep(seed: int, folder: Path, **settings) -> Path | None:
+    """`find`, its demo written to `folder` (an empty file if there is none) unless it is there already."""
+    path = folder / f"{seed}.npz"
+    if not path.exists():
+        demo = find(seed, **settings)
+        if demo is None:
+            path.touch()
+        else:
+            demos.save(path, [demo])
+    return path if path.stat().st_size else None
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--score", type=int, default=100, help="points at which a demo ends (100: the first key, 400: a door)")
+    parser.add_argument("--count", type=int, default=100, help="demos to find, each from a search seed of its own")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--sticky", type=float, default=0.0)
+    parser.add_argument("--total-steps", type=int, default=120_000, help="give a seed up after so many steps")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    folder = runs_root() / "demonstrations" / given.out.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    work = partial(
+        find_and_keep, folder=folder, score=given.score, sticky=given.sticky, total_steps=given.total_steps
+    )
+    seeds, found, pending = count(given.first_seed), {}, {}
+    with (
+        ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool,
+        progress(given.count, 0, given.out.stem) as bar,
+    ):
+        while len(found) < given.count:
+            while len(pending) < given.workers:
+                seed = next(seeds)
+                pending[pool.submit(work, seed)] = seed
+            future = next(as_completed(pending))
+            seed = pending.pop(future)
+            if (path := future.result()) is not None:
+                found[seed] = path
+                bar.update(1)
+        pool.shutdown(cancel_futures=True)
+    chosen = [demos.load(found[seed])[0] for seed in sorted(found)[: given.count]]
+    demos.save(given.out, chosen)
+    lengths = [len(demo) for demo in chosen]
+    print(f"{given.out}: {len(chosen)} demos, {min(lengths)} to {max(lengths)} actions, median {np.median(lengths):.0f}")
+
+
+if __name__ == "__main__":
+    main()
