@@ -133,6 +133,7 @@ def _papermill(path: Path, output: Path, parameters: Mapping[str, object]) -> st
             str(output),
             parameters=dict(parameters),
             kernel_name="python3",
+            language="python",
             cwd=str(path.parent),
             extra_arguments=["--IPKernelApp.log_level=40"],  # not its remark on TCP, at each start
             progress_bar={"mininterval": 5} if not os.environ.get("CI") else False,

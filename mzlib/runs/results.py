@@ -36,10 +36,10 @@ def write_result(name: str, records: Sequence[Mapping]) -> None:
     upstream_steps, wall_s, machine, command, commit, date}; steps are environment steps, wall_s seconds. Errors:
     ValueError as `check_record`'s.
     """
-    plain = [plain(record) for record in records]
-    for number, record in enumerate(plain):
+    checked = [plain(record) for record in records]
+    for number, record in enumerate(checked):
         check_record(record, f"result {name!r}, record {number}")
-    write_json(data_dir("results", f"{name}.json"), plain)
+    write_json(data_dir("results", f"{name}.json"), checked)
 
 
 def read_results() -> dict[str, list[dict]]:
