@@ -1,0 +1,111 @@
+"""Watch or evaluate an agent: `python -m mzlib.play --demo best --render out.mp4`.
+
+Without --episodes a demo is replayed as it was recorded; with it, its actions are played open loop from reset under the
+protocol of `mzlib.evaluate`.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections import deque
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from mzlib import demos
+from mzlib.demos import Demo
+from mzlib.evaluate import Episode, EvaluationProtocol, OpenLoop, evaluate, summarise, watch
+from mzlib.runs import data_dir
+from mzlib.viz.clips import render_steps, write_mp4
+
+SHOWN = ("episodes", "mean", "median", "iqm", "first_life_mean", "first_key_rate", "rooms_max", "steps_per_s")
+
+
+def find_demo(name: str) -> Demo:
+    """The demo called `name`: "best" (highest score, then shortest, of data/demos), "FILE.npz" (its best) or "FILE.npz#12".
+
+    A bare file name is looked for in data/demos too. ValueError or FileNotFoundError, in one line, if there is none.
+    """
+    if name == "best":
+        candidates = [demo for path in sorted(data_dir("demos").glob("*.npz")) for demo in demos.load(path)]
+        if not candidates:
+            raise FileNotFoundError("data/demos/ holds no demo file; fetch the repository again, or name a file")
+    else:
+        file, _, index = name.partition("#")
+        path = Path(file) if Path(file).exists() else data_dir("demos", file)
+        candidates = demos.load(path)
+        if index:
+            if not index.isdigit() or int(index) >= len(candidates):
+                raise ValueError(f"--demo {name}: {path.name} holds demos 0 to {len(candidates) - 1}")
+            return candidates[int(index)]
+    return min(candidates, key=lambda demo: (-demo.score, len(demo)))
+
+
+def as_recorded(demo: Demo, max_steps: int | None, clip: Path | None) -> dict:
+    """Replay the demo as it was recorded, summed up like an evaluation of one episode; with `clip` also written as mp4."""
+    since = time.perf_counter()
+    actions = demo.actions[:max_steps].tolist()
+    episode = Episode(demos.start(demo), len(actions), demo.noops)
+    played = ((episode.emulator, action, episode.step(action)) for action in actions)
+    if clip is None:
+        deque(played, maxlen=0)
+    else:
+        write_mp4(clip, render_steps(played))
+    protocol = {"what": "a search's demo replayed as recorded", "game": demo.game, "sticky": demo.sticky}
+    protocol |= {"seed": demo.seed, "noops": demo.noops, "frames_per_action": demo.frames_per_action}
+    return summarise([episode.tally()], protocol, time.perf_counter() - since)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m mzlib.play", description=__doc__.splitlines()[0])
+    parser.add_argument("--demo", default="best", metavar="best|FILE[#N]", help="whose actions to play (default: best)")
+    parser.add_argument("--render", type=Path, metavar="OUT.mp4", help="write a clip of the replay, or of the first episode")
+    parser.add_argument("--episodes", type=int, help="play so many episodes from reset, open loop")
+    parser.add_argument("--seed", type=int, default=EvaluationProtocol.first_seed, help="the first episode's seed")
+    parser.add_argument("--max-steps", type=int, help="cut every episode after so many steps")
+    parser.add_argument("--sticky", type=float, default=EvaluationProtocol.sticky, help="of the episodes (default: 0.25)")
+    parser.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    return parser
+
+
+def play(given: argparse.Namespace) -> dict:
+    """What the command line asks for; returns the summary."""
+    for name in ("episodes", "max_steps"):
+        if (value := getattr(given, name)) is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: at least 1 is needed")
+    if given.render is not None and given.render.suffix != ".mp4":
+        raise ValueError(f"--render {given.render}: a name ending in .mp4 is needed")
+    demo = find_demo(given.demo)
+    if given.episodes is None:
+        return as_recorded(demo, given.max_steps, given.render) | {"demo": demo.source}
+    protocol = EvaluationProtocol(demo.game, given.sticky, episodes=given.episodes, first_seed=given.seed)
+    if given.max_steps is not None:
+        protocol = replace(protocol, max_frames=given.max_steps * protocol.frames_per_action)
+    if given.render is not None:
+        write_mp4(given.render, render_steps(watch(OpenLoop(demo), protocol.first_seed, protocol)))
+    return evaluate(partial(OpenLoop, demo), protocol, given.workers) | {"demo": demo.source}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line: prints a table, or one JSON object; a wrong argument is one line and exit status 1."""
+    given = parser().parse_args(argv)
+    try:
+        summary = play(given)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"mzlib.play: {error}")
+    if given.json:
+        print(json.dumps(summary))
+        return
+    for name in SHOWN:
+        print(f"{name:>16}  {summary[name]:,.6g}")
+    print(f"{'demo':>16}  {summary['demo']}")
+    print(f"{'protocol':>16}  " + ", ".join(f"{key} {value}" for key, value in summary["protocol"].items()))
+    if given.render is not None:
+        print(f"{'clip':>16}  {given.render}")
+
+
+if __name__ == "__main__":
+    main()
