@@ -1,0 +1,100 @@
+"""The committed notebooks as a reader on the web meets them: executed in order, clean, short cells, quick's values."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from mzlib.runs import REPO, execute, load_profile
+
+NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
+ABSOLUTE = re.compile(
+    r"(?<![\w.~}:/])/(?:home|Users|tmp|var|opt|mnt|" + "|".join(["work", "root", "farm"]) + r")/[\w.]"
+)
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(path: Path) -> list:
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code" and cell.source.strip()]
+    assert cells, f"{path.name} has no code"
+    return cells
+
+
+def lines(cell) -> int:
+    return len([line for line in cell.source.split("\n") if line.strip()])
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+    assert [path.name for path in NOTEBOOKS if not re.fullmatch(r"0\d_[a-z_]+\.ipynb", path.name)] == []
+
+
+@each_notebook
+def test_executed_in_order(path):
+    nbformat.validate(nbformat.read(path, 4))
+    counts = [cell.execution_count for cell in code_cells(path)]
+    assert counts == list(range(1, len(counts) + 1)), "make refresh executes it"
+
+
+@each_notebook
+def test_kernelspec_is_the_common_one(path):
+    assert nbformat.read(path, 4).metadata.kernelspec.name == "python3"
+
+
+@each_notebook
+def test_outputs_are_fit_to_commit(path):
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            where = f"{path.name}, cell [{cell.execution_count}]"
+            assert output.output_type != "error", where
+            assert output.get("name") != "stderr", f"{where}: standard error, warnings perhaps"
+            # pictures and clips are base64, in which anything may spell a path
+            data = {k: v for k, v in output.get("data", {}).items() if not k.startswith(("image/", "video/"))}
+            text = re.sub(r"base64,[A-Za-z0-9+/=\\n]+", "", json.dumps([output.get("text", ""), data]))
+            assert not ABSOLUTE.search(text), f"{where}: {ABSOLUTE.search(text)[0]}"
+            assert not execute.BAR.search(text), f"{where}: a progress bar"
+
+
+@each_notebook
+def test_no_trace_of_papermill(path):
+    notebook = nbformat.read(path, 4)
+    assert "papermill" not in notebook.metadata
+    for cell in notebook.cells:
+        assert "papermill" not in cell.metadata
+        assert "injected-parameters" not in cell.metadata.get("tags", [])
+
+
+@each_notebook
+def test_cells_are_short(path):
+    lengths = {cell.execution_count: lines(cell) for cell in code_cells(path)}
+    assert {count: length for count, length in lengths.items() if length > 25} == {}, "longer code belongs into mzlib"
+    assert statistics.median(lengths.values()) <= 8
+
+
+@each_notebook
+def test_parameters_are_those_of_quick(path):
+    assert execute.notebook_parameters(path) == {"profile": "quick", **load_profile("quick", path.stem)}
+
+
+@each_notebook
+def test_opens_with_a_title_and_closes_as_agreed(path):
+    cells = nbformat.read(path, 4).cells
+    assert cells[0].cell_type == "markdown"
+    assert cells[0].source.startswith("# ")
+    headings = re.findall(r"^#+ *(.+)$", "\n".join(c.source for c in cells if c.cell_type == "markdown"), re.M)
+    for closing in ("What you saw", "Exercises", "References"):
+        assert any(closing in heading for heading in headings), f"no heading {closing!r}"
+
+
+@each_notebook
+def test_size(path):
+    assert path.stat().st_size <= 1_500_000
+
+
+def test_the_path_pattern_finds_paths():
+    assert ABSOLUTE.search("saved to /" + "home/me/x.mp4")
+    assert not ABSOLUTE.search("runs/home/x, https://a.b/home/x, ~/var/x")
