@@ -119,9 +119,8 @@ def test_imports_are_seen_in_every_form(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "REPO", tmp_path)
     (tmp_path / "mzlib" / "viz").mkdir(parents=True)
     source = tmp_path / "mzlib" / "viz" / "a.py"
-    source.write_text(
-        "import numpy.linalg\nfrom mzlib import demos\nfrom .. import runs\nfrom ..play import main\ndef f():\n    from . import b\n"
-    )
+    forms = ["import numpy.linalg", "from mzlib import demos", "from .. import runs", "from ..play import main"]
+    source.write_text("\n".join([*forms, "def f():", "    from . import b"]))
     assert imports(source) == {"numpy.linalg", "mzlib.demos", "mzlib.runs", "mzlib.play.main", "mzlib.viz.b"}
 
 
