@@ -1,7 +1,8 @@
 """Demonstrations as files of actions: record, save, load, verify by replay, shorten and clean.
 
 A demo holds no frames: the emulator replays them. It starts in a freshly loaded ROM with its `seed` set before loading,
-waits `noops` raw frames (or loads `state`), then takes its actions. With sticky actions on, the seed fixes which are stuck.
+waits `noops` raw frames (or loads `state`), then takes its actions. With sticky actions on, the seed fixes which are
+stuck.
 """
 
 import itertools
@@ -114,13 +115,16 @@ ARRAYS = ("actions", "rewards", "offsets", "score", "seed", "noops")
 
 
 def save(path: Path, demos: Sequence[Demo]) -> None:
-    """Write demos of one game and one emulator setting to a demo file, in one step; ValueError if they differ in these."""
+    """Write demos of one game and one emulator setting to a demo file, in one step; ValueError if they differ in
+    these."""
     first = demos[0]
     settings = {"game": first.game, "frames_per_action": first.frames_per_action, "sticky": first.sticky}
     for demo in demos:
         for name, value in settings.items():
             if getattr(demo, name) != value:
-                raise ValueError(f"{path.name}: {name} is {value} in one demo, {getattr(demo, name)} in another; use two files")
+                raise ValueError(
+                    f"{path.name}: {name} is {value} in one demo, {getattr(demo, name)} in another; use two files"
+                )
     arrays = {
         "actions": np.concatenate([demo.actions for demo in demos]).astype(np.uint8),
         "rewards": np.concatenate([demo.rewards for demo in demos]).astype(np.int32),
@@ -146,8 +150,8 @@ def save(path: Path, demos: Sequence[Demo]) -> None:
 def load(path: Path) -> list[Demo]:
     """Read a demo file and check it against itself and this machine's ROM (not by replay: see `verify`).
 
-    ValueError, in one line naming the file: not a demo file, truncated, an inconsistent array, another ROM, a score that is not
-    the sum of its rewards. FileNotFoundError if it isn't there.
+    ValueError, in one line naming the file: not a demo file, truncated, an inconsistent array, another ROM, a score
+    that is not the sum of its rewards. FileNotFoundError if it isn't there.
     """
     path = Path(path)
     if not path.exists():
@@ -181,7 +185,9 @@ def load(path: Path) -> list[Demo]:
             source=f"{path.name}#{i}",
         )
         if demo.score != arrays["score"][i]:
-            raise ValueError(f"{demo.source}: score {arrays['score'][i]}, but its rewards sum to {demo.score}; fetch it again")
+            raise ValueError(
+                f"{demo.source}: score {arrays['score'][i]}, but its rewards sum to {demo.score}; fetch it again"
+            )
         demos.append(demo)
     return demos
 
@@ -195,9 +201,17 @@ def check_arrays(name: str, arrays: dict[str, np.ndarray]) -> None:
         raise ValueError(f"{name}: made with another ROM of {game} (md5 {arrays['rom_md5']}, here {rom_md5(game)})")
     for array, dtype in (("actions", np.uint8), ("rewards", np.int32)):
         if arrays[array].dtype != dtype or arrays[array].ndim != 1:
-            raise ValueError(f"{name}: {array} is {arrays[array].dtype} {arrays[array].shape}; a row of {dtype.__name__} is needed")
+            raise ValueError(
+                f"{name}: {array} is {arrays[array].dtype} {arrays[array].shape}; a row of {dtype.__name__} is needed"
+            )
     offsets, steps = arrays["offsets"], len(arrays["actions"])
-    if offsets.ndim != 1 or len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != steps or (np.diff(offsets) <= 0).any():
+    if (
+        offsets.ndim != 1
+        or len(offsets) < 2
+        or offsets[0] != 0
+        or offsets[-1] != steps
+        or (np.diff(offsets) <= 0).any()
+    ):
         raise ValueError(f"{name}: offsets must rise from 0 to the number of actions, {steps}; fetch it again")
     if steps and arrays["actions"].max() >= ACTION_COUNT:
         raise ValueError(f"{name}: action {arrays['actions'].max()}; actions are 0 to {ACTION_COUNT - 1}")
@@ -250,10 +264,12 @@ class Tape:
 
 
 def shorten(demo: Demo, budget: int = 20_000) -> Demo:
-    """Leave out what the way does not need: loops first, then blocks of 16 to 2 actions, wherever the replay still scores.
+    """Leave out what the way does not need: loops first, then blocks of 16 to 2 actions, wherever the replay still
+    scores.
 
-    The result has at least the demo's score, loses no life that the demo keeps and ends with its last reward. `budget` is in
-    emulator steps; with sticky actions the generator's draws shift too, so the replay decides there as well.
+    The result has at least the demo's score, loses no life that the demo keeps and ends with its last reward.
+    `budget` is in emulator steps; with sticky actions the generator's draws shift too, so the replay decides there as
+    well.
     """
     tape = Tape(demo)
     lives = tape.views[-1][1].lives
@@ -294,8 +310,8 @@ def shorten(demo: Demo, budget: int = 20_000) -> Demo:
 def clean(demo: Demo) -> Demo:
     """Replace every action that changes nothing about the way by the previous one, or else by NOOP.
 
-    An action is replaced if the replay then keeps the same RAM facts (position, room, lives, keys) and reward at every later
-    step: what stays is what a clone has to learn.
+    An action is replaced if the replay then keeps the same RAM facts (position, room, lives, keys) and reward at
+    every later step: what stays is what a clone has to learn.
     """
     tape = Tape(demo)
 

@@ -24,7 +24,8 @@ FRAMES_PER_ACTION = 4
 FRAME_SIZE = 84  # an observed frame is FRAME_SIZE x FRAME_SIZE
 SCREEN_SHAPE = (210, 160)
 
-# Luminance of the 128 NTSC colours, by half the palette index that `getScreen` returns: `getScreenGrayscale` without its cost.
+# Luminance of the 128 NTSC colours, by half the palette index that `getScreen` returns: `getScreenGrayscale` without
+# its cost.
 NTSC_GRAY = (
     *(0, 74, 111, 142, 170, 192, 214, 236, 64, 95, 122, 148, 172, 193, 214, 233, 63, 87, 110, 131, 150, 167, 184, 199),
     *(59, 85, 107, 129, 148, 167, 183, 199, 44, 68, 90, 110, 128, 146, 161, 176, 51, 74, 95, 115, 132, 149, 164, 178),
@@ -80,7 +81,8 @@ LEVEL_ADDRESS, LIVES_ADDRESS, INVENTORY_ADDRESS, KEY_BITS = 57, 58, 65, 0x0E
 def facts(ram: np.ndarray) -> Facts:
     """Read Montezuma's RAM.
 
-    ram: (128,) uint8. The addresses are those of Ecoffet et al. 2021 (Methods), checked against the screen by the tests.
+    ram: (128,) uint8. The addresses are those of Ecoffet et al. 2021 (Methods), checked against the screen by the
+    tests.
     """
     return Facts(
         room=int(ram[ROOM_ADDRESS]),
@@ -96,9 +98,9 @@ def facts(ram: np.ndarray) -> Facts:
 class Emulator:
     """An Atari 2600 running one game, restorable to any saved state.
 
-    game: one of GAMES. seed: of the sticky-action generator, below 2**31. sticky: probability per emulator frame that the
-    previous action is repeated instead of the given one (Machado et al. 2018, section 5.3); 0 makes the emulator deterministic.
-    Raises ValueError for a parameter out of its range.
+    game: one of GAMES. seed: of the sticky-action generator, below 2**31. sticky: probability per emulator frame that
+    the previous action is repeated instead of the given one (Machado et al. 2018, section 5.3); 0 makes the emulator
+    deterministic. Raises ValueError for a parameter out of its range.
     """
 
     def __init__(
@@ -209,9 +211,9 @@ class Emulator:
     def save_state(self, include_rng: bool = False) -> bytes:
         """The state alone, without the screen, as ALEState.serialize() gives it (7.7 kB; 14.4 kB with the generator).
 
-        With the generator one byte follows, the last action, which ALE leaves out of its states: a restored sticky emulator
-        would repeat whatever it did before the restore. (If all four frames of the last step were stuck, 1 step in 256 at
-        0.25, the action repeated is an older one, and the byte is wrong.)
+        With the generator one byte follows, the last action, which ALE leaves out of its states: a restored sticky
+        emulator would repeat whatever it did before the restore. (If all four frames of the last step were stuck, 1
+        step in 256 at 0.25, the action repeated is an older one, and the byte is wrong.)
         """
         state = self._ale.cloneState(include_rng=include_rng).serialize()
         return state + RNG_MARK + bytes((self._last_action,)) if include_rng else state

@@ -1,8 +1,8 @@
 """The one from-reset protocol for every policy, and the open-loop baseline.
 
-Every episode has a seed of its own: it seeds a freshly loaded emulator and draws the no-ops. Sticky actions 0.25 per raw frame,
-0 to 30 no-ops, at most 18,000 raw frames (Machado et al. 2018). A whole game has several lives; the first-life score is what
-was won before the first was lost.
+Every episode has a seed of its own: it seeds a freshly loaded emulator and draws the no-ops. Sticky actions 0.25 per
+raw frame, 0 to 30 no-ops, at most 18,000 raw frames (Machado et al. 2018). A whole game has several lives; the
+first-life score is what was won before the first was lost.
 """
 
 import os
@@ -40,7 +40,9 @@ class EvaluationProtocol:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: at least 1 is needed")
         if not 0 <= self.sticky < 1 or self.noop_max < 0 or self.first_seed < 0:
-            raise ValueError(f"sticky={self.sticky}, noop_max={self.noop_max}, first_seed={self.first_seed}: out of range")
+            raise ValueError(
+                f"sticky={self.sticky}, noop_max={self.noop_max}, first_seed={self.first_seed}: out of range"
+            )
 
     @property
     def seeds(self) -> range:
@@ -134,8 +136,11 @@ def watch(policy: Policy, seed: int, protocol: EvaluationProtocol) -> Iterator[t
         yield episode.emulator, action, episode.step(action)
 
 
-def play_episodes(make_policy: Callable[[], Policy], seeds: Sequence[int], protocol: EvaluationProtocol, width: int = 16) -> list[dict]:
-    """Play one episode a seed, `width` at a time in step, each group with a policy of its own; returns their tallies."""
+def play_episodes(
+    make_policy: Callable[[], Policy], seeds: Sequence[int], protocol: EvaluationProtocol, width: int = 16
+) -> list[dict]:
+    """Play one episode a seed, `width` at a time in step, each group with a policy of its own; returns their
+    tallies."""
     tallies = []
     for begin in range(0, len(seeds), width):
         policy = make_policy()
@@ -166,7 +171,8 @@ def evaluate(make_policy: Callable[[], Policy], protocol: EvaluationProtocol, wo
 
 
 def summarise(tallies: list[dict], protocol: dict, seconds: float) -> dict:
-    """One object of plain values: mean with its 95 % bootstrap interval, median, IQM, first-life mean, key rate, rooms, scores."""
+    """One object of plain values: mean with its 95 % bootstrap interval, median, IQM, first-life mean, key rate,
+    rooms, scores."""
     tallies = sorted(tallies, key=lambda tally: tally["seed"])
     scores = np.array([tally["score"] for tally in tallies], float)
     first = np.array([tally["first_life_score"] for tally in tallies], float)

@@ -23,7 +23,8 @@ SHOWN = ("episodes", "mean", "median", "iqm", "first_life_mean", "first_key_rate
 
 
 def find_demo(name: str) -> Demo:
-    """The demo called `name`: "best" (highest score, then shortest, of data/demos), "FILE.npz" (its best) or "FILE.npz#12".
+    """The demo called `name`: "best" (highest score, then shortest, of data/demos), "FILE.npz" (its best) or
+    "FILE.npz#12".
 
     A bare file name is looked for in data/demos too. ValueError or FileNotFoundError, in one line, if there is none.
     """
@@ -43,7 +44,8 @@ def find_demo(name: str) -> Demo:
 
 
 def as_recorded(demo: Demo, max_steps: int | None, clip: Path | None) -> dict:
-    """Replay the demo as it was recorded, summed up like an evaluation of one episode; with `clip` also written as mp4."""
+    """Replay the demo as it was recorded, summed up like an evaluation of one episode; with `clip` also written as
+    mp4."""
     since = time.perf_counter()
     actions = demo.actions[:max_steps].tolist()
     episode = Episode(demos.start(demo), len(actions), demo.noops)
@@ -61,11 +63,15 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m mzlib.play", description=__doc__.splitlines()[0])
     parser.add_argument("--demo", default="best", metavar="best|FILE[#N]", help="whose actions to play (default: best)")
-    parser.add_argument("--render", type=Path, metavar="OUT.mp4", help="write a clip of the replay, or of the first episode")
+    parser.add_argument(
+        "--render", type=Path, metavar="OUT.mp4", help="write a clip of the replay, or of the first episode"
+    )
     parser.add_argument("--episodes", type=int, help="play so many episodes from reset, open loop")
     parser.add_argument("--seed", type=int, default=EvaluationProtocol.first_seed, help="the first episode's seed")
     parser.add_argument("--max-steps", type=int, help="cut every episode after so many steps")
-    parser.add_argument("--sticky", type=float, default=EvaluationProtocol.sticky, help="of the episodes (default: 0.25)")
+    parser.add_argument(
+        "--sticky", type=float, default=EvaluationProtocol.sticky, help="of the episodes (default: 0.25)"
+    )
     parser.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser

@@ -49,7 +49,9 @@ class Trajectory:
         if self.frames_per_action < 1:
             raise ValueError(f"{self.source}: frames_per_action is {self.frames_per_action}; at least 1 is needed")
         if self.goals is not None and (self.goals.shape != (steps,) or self.goals.dtype.kind not in "iu"):
-            raise ValueError(f"{self.source}: goals is {self.goals.dtype} {self.goals.shape}; integers ({steps},) are needed")
+            raise ValueError(
+                f"{self.source}: goals is {self.goals.dtype} {self.goals.shape}; integers ({steps},) are needed"
+            )
 
     def __len__(self) -> int:
         return len(self.actions)

@@ -1,4 +1,5 @@
-"""The archive: for every cell the best known way there, and the log of episodes from which the ways are put together."""
+"""The archive: for every cell the best known way there, and the log of episodes from which the ways are put
+together."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ class Node(NamedTuple):
 
 
 class Pick(NamedTuple):
-    """A cell chosen to return to, frozen as it was then: the archive may improve the cell while the pick is explored."""
+    """A cell chosen to return to, frozen as it was then: the archive may improve the cell while the pick is
+    explored."""
 
     cell: int
     score: int
@@ -74,7 +76,7 @@ class Archive:
     `column(name)` gives the (cells,) array of one of COLUMNS; `keys` and `states` are lists of bytes.
     """
 
-    def __init__(self, start_key: bytes, start_state: bytes, start_place: tuple[int, int, int] = (0, 0, 0)):
+    def __init__(self, start: Candidate):
         self.keys: list[bytes] = []
         self.states: list[bytes] = []
         self.index: dict[bytes, int] = {}
@@ -85,7 +87,7 @@ class Archive:
         self.steps = 0
         self.episodes = 0
         self.score_steps: dict[int, int] = {}  # each best score so far -> the search step at which it was first reached
-        self._put(start_key, 0, 0, Node(*ROOT), start_place, start_state, 0)
+        self._put(start.key, start.score, start.offset, Node(*ROOT), start.place, start.state, 0)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -127,7 +129,9 @@ class Archive:
             cell = self.index.get(way.key)
             if cell is None or (way.score, -pick.length - way.offset) > self.standing(cell):
                 node, found = Node(number, way.offset), self.steps + way.offset
-                changed.append(self._put(way.key, way.score, pick.length + way.offset, node, way.place, way.state, found))
+                changed.append(
+                    self._put(way.key, way.score, pick.length + way.offset, node, way.place, way.state, found)
+                )
         keep = bool(changed)
         if episode.done is not None:
             score, offset = episode.done

@@ -23,41 +23,56 @@ from mzlib.go_explore.search import GoExploreConfig, Search
 from mzlib.runs import progress, runs_root
 
 
-def find(seed: int, score: int, sticky: float = 0.0, total_steps: int = 120_000) -> Demo | None:
-    """Search with `seed` until `score` points, then shorten and clean the way; None if `total_steps` don't suffice.
+def find(seed: int, score: int, sticky: float = 0.0, total_steps: int = 70_000) -> Demo | None:
+    """Search with `seed` until `score` points, then shorten and clean the way; None if the search finds nothing in
+    time.
 
-    The seed also draws the demo's no-ops, 0 to 30. With `sticky` the search restores the sticky generator with every state,
-    so its actions answer the ones that get stuck.
+    The seed also draws the demo's no-ops, 0 to 30. Each reward on the way begins a new search where the last one
+    ended, of at most `total_steps`. With `sticky` the search restores the sticky generator with every state, so its
+    actions answer those that get stuck.
     """
-    config = GoExploreConfig(
-        total_steps=total_steps,
-        seed=seed,
-        explore_steps=30,
-        batch=5,
-        sticky=sticky,
-        noops=int(np.random.default_rng(seed).integers(31)),
-        workers=1,
-    )
+    demo = None
+    while demo is None or demo.score < score:
+        config = GoExploreConfig(
+            total_steps=total_steps,
+            seed=seed,
+            explore_steps=30,
+            batch=5,
+            sticky=sticky,
+            noops=int(np.random.default_rng(seed).integers(31)),
+            prefix=() if demo is None else tuple(demo.actions.tolist()),
+            workers=1,
+        )
+        demo = next_reward(config)
+        if demo is None:
+            return None
+        demo = demos.clean(demos.shorten(demo))
+    demos.verify(demo)
+    return demo
+
+
+def next_reward(config: GoExploreConfig) -> Demo | None:
+    """The first way found to a higher score than the search begins with, ending with that reward; None if there is
+    none."""
     with Search(config) as search:
         archive = search.archive
-        while archive.best().score < score:
-            if archive.steps >= total_steps:
+        begin = archive.best().score
+        while archive.best().score == begin:
+            if archive.steps >= config.total_steps:
                 return None
             search.advance()
-        reached = np.flatnonzero(archive.column("score") >= score)
-        cell = reached[np.argmin(archive.column("length")[reached])]
-        pick = archive.pick(int(cell))
+        reached = np.flatnonzero(archive.column("score") > begin)
+        pick = archive.pick(int(reached[np.argmin(archive.column("length")[reached])]))
         try:
             demo = search.demo(Best(pick.score, pick.length, pick.node))
         except RuntimeError:
-            if not sticky:
+            if not config.sticky:
                 raise
-            return None  # a state whose stuck action is not known (see Emulator.save_state): this way is no playthrough
-    end = int(np.flatnonzero(np.cumsum(demo.rewards) >= score)[0]) + 1
-    demo = replace(demo, actions=demo.actions[:end], rewards=demo.rewards[:end])
-    demo = demos.clean(demos.shorten(demo))
-    demos.verify(demo)
-    return demo
+            return (
+                None  # a stuck action that the state doesn't tell (see Emulator.save_state): no playthrough makes this
+            )
+    end = int(np.flatnonzero(np.cumsum(demo.rewards) > begin)[0]) + 1
+    return replace(demo, actions=demo.actions[:end], rewards=demo.rewards[:end])
 
 
 def find_and_keep(seed: int, folder: Path, **settings) -> Path | None:
@@ -75,19 +90,21 @@ def find_and_keep(seed: int, folder: Path, **settings) -> Path | None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--score", type=int, default=100, help="points at which a demo ends (100: the first key, 400: a door)")
+    parser.add_argument(
+        "--score", type=int, default=100, help="points at which a demo ends (100: the first key, 400: a door)"
+    )
     parser.add_argument("--count", type=int, default=100, help="demos to find, each from a search seed of its own")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--sticky", type=float, default=0.0)
-    parser.add_argument("--total-steps", type=int, default=120_000, help="give a seed up after so many steps")
+    parser.add_argument(
+        "--total-steps", type=int, default=70_000, help="give a seed up after so many steps without a reward"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     folder = runs_root() / "demonstrations" / given.out.stem
     folder.mkdir(parents=True, exist_ok=True)
-    work = partial(
-        find_and_keep, folder=folder, score=given.score, sticky=given.sticky, total_steps=given.total_steps
-    )
+    work = partial(find_and_keep, folder=folder, score=given.score, sticky=given.sticky, total_steps=given.total_steps)
     seeds, found, pending = count(given.first_seed), {}, {}
     with (
         ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool,
@@ -106,7 +123,9 @@ def main() -> None:
     chosen = [demos.load(found[seed])[0] for seed in sorted(found)[: given.count]]
     demos.save(given.out, chosen)
     lengths = [len(demo) for demo in chosen]
-    print(f"{given.out}: {len(chosen)} demos, {min(lengths)} to {max(lengths)} actions, median {np.median(lengths):.0f}")
+    print(
+        f"{given.out}: {len(chosen)} demos, {min(lengths)} to {max(lengths)} actions, median {np.median(lengths):.0f}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Phase 1 of Go-Explore as a stage: select cells, return to them, explore, take in what was found; resumable at any batch."""
+"""Phase 1 of Go-Explore as a stage: select cells, return to them, explore, take in what was found; resumable at any
+batch."""
 
 import json
 import signal
@@ -34,8 +35,13 @@ class GoExploreConfig:
     life_loss_terminal: bool = True  # an exploration ends when a life is lost
     sticky: float = 0.0
     noops: int = 0  # raw frames before the first action
+    prefix: tuple[
+        int, ...
+    ] = ()  # actions taken before the search begins, such as a demo's: the search goes on from there
     checkpoint_every: int = 250_000  # steps
-    workers: int = field(default=0, metadata={"free": True})  # processes; 0: one a core. The result doesn't depend on it.
+    workers: int = field(
+        default=0, metadata={"free": True}
+    )  # processes; 0: one a core. The result doesn't depend on it.
 
     def __post_init__(self):
         if self.game not in GAMES:
@@ -56,15 +62,16 @@ class GoExploreConfig:
 class Search:
     """A search under way: the archive, its random generator and the two batches being explored.
 
-    The next batch is drawn before the last is taken in, so that no worker waits. Episodes are taken in by number, so the same
-    seed gives the same archive with any number of workers, and a search resumed from a checkpoint the one never killed.
+    The next batch is drawn before the last is taken in, so that no worker waits. Episodes are taken in by number, so
+    the same seed gives the same archive with any number of workers, and a search resumed from a checkpoint the one
+    never killed.
     """
 
     def __init__(self, config: GoExploreConfig, archive: Archive | None = None, workers: Workers | None = None):
         self.config = config
         self.workers = workers or Workers(config, config.workers)
         start = self.workers.explorer.start()
-        self.archive = archive or Archive(start.key, start.state, start.place)
+        self.archive = archive or Archive(start)
         self.rng = np.random.default_rng((config.seed, 2**32))
         self.batches: deque[list[Task]] = deque()
         self.drawn = 0  # episodes so far
@@ -95,12 +102,13 @@ class Search:
     def demo(self, best: Best | None = None) -> Demo:
         """The best way found (or the given one) as a demo, its rewards taken from a replay.
 
-        Raises RuntimeError if the replay's score is another than the archive's: a score counts only if one playthrough makes it.
+        Raises RuntimeError if the replay's score is another than the archive's: a score counts only if one
+        playthrough makes it.
         """
         best = best or self.archive.best()
         config = self.config
         demo = demos.from_actions(
-            self.archive.way(best.node),
+            np.append(np.array(config.prefix, np.uint8), self.archive.way(best.node)),
             game=config.game,
             seed=config.seed,
             noops=config.noops,
@@ -138,7 +146,9 @@ class Search:
                 states = unpack_blobs("pick_states", arrays)
                 tasks = deque(
                     Task(number, Pick(cell, score, length, Node(*node), state))
-                    for (number, cell, score, length, *node), state in zip(arrays["picks"].tolist(), states, strict=True)
+                    for (number, cell, score, length, *node), state in zip(
+                        arrays["picks"].tolist(), states, strict=True
+                    )
                 )
                 search.drawn = int(arrays["drawn"])
                 search.rng.bit_generator.state = json.loads(str(arrays["rng"]))
@@ -175,7 +185,8 @@ def open_search(config: GoExploreConfig, run: Run) -> Search:
 
 
 def run(config: GoExploreConfig, run: Run) -> dict:
-    """Search until `total_steps`; resumes, logs, checkpoints, verifies the best way by replay; returns the headline numbers.
+    """Search until `total_steps`; resumes, logs, checkpoints, verifies the best way by replay; returns the headline
+    numbers.
 
     Raises KeyboardInterrupt after saving when stopped: the same call goes on from there.
     """
@@ -213,10 +224,13 @@ def run(config: GoExploreConfig, run: Run) -> dict:
         replay_verified=True,
         steps=archive.steps,
         protocol={
-            "what": "search result in a deterministic emulator" if not config.sticky else "search result, sticky generator restored",
+            "what": "search result in a deterministic emulator"
+            if not config.sticky
+            else "search result, sticky generator restored",
             "game": config.game,
             "sticky": config.sticky,
             "noops": config.noops,
+            "prefix_actions": len(config.prefix),
             "frames_per_action": demo.frames_per_action,
             "cells": config.cells,
         },

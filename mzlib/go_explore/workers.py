@@ -29,7 +29,8 @@ class Task(NamedTuple):
 class Explorer:
     """One emulator, exploring.
 
-    A state is packed by zlib with the game's first state as preset dictionary: two states differ in few of their 7.7 kB.
+    A state is packed by zlib with the game's first state as preset dictionary: two states differ in few of their 7.7
+    kB.
     """
 
     def __init__(self, config):
@@ -37,13 +38,14 @@ class Explorer:
         self.cell_of = cell_function(config.cells)
         self.emulator = Emulator(config.game, config.seed, config.sticky)
         self.emulator.wait(config.noops)
+        self.first_score = sum(self.emulator.step(action) for action in config.prefix)
         self.first_state = self.emulator.save_state(include_rng=config.sticky > 0)
         self.known: dict[bytes, Standing] = {}
 
     def start(self) -> Candidate:
-        """The way of no actions: the game's first cell."""
+        """The way to where the search begins: no action but the configuration's prefix."""
         key = self.cell_of(self.emulator)
-        return Candidate(key, 0, 0, self.place(), self.pack(self.first_state))
+        return Candidate(key, self.first_score, len(self.config.prefix), self.place(), self.pack(self.first_state))
 
     def place(self) -> tuple[int, int, int]:
         """(room, x, y) from RAM for Montezuma, zeros for other games; for drawing only."""
@@ -62,10 +64,11 @@ class Explorer:
         return zlib.decompressobj(-15, self.first_state).decompress(packed)
 
     def explore(self, task: Task) -> Episode:
-        """Return to the pick, then act at random for `explore_steps`, repeating the last action with `repeat_probability`.
+        """Return to the pick, then act at random for `explore_steps`, repeating the last action with
+        `repeat_probability`.
 
-        `known` (cell -> the archive's standing, perhaps an old one) only saves work: a way that is no better than what the
-        archive had is not worth a state. What the archive accepts doesn't depend on it.
+        `known` (cell -> the archive's standing, perhaps an old one) only saves work: a way that is no better than
+        what the archive had is not worth a state. What the archive accepts doesn't depend on it.
         """
         config, emulator, known = self.config, self.emulator, self.known
         actions = random_actions(np.random.default_rng((config.seed, task.number)), config)

@@ -1,0 +1,98 @@
+"""The exercises' checks: a student's function against stored answers, never against mzlib's own code.
+
+A stub returns `TODO`; `check` then says "not attempted". Otherwise it prints right, or wrong with the first differing
+case.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class _Todo:
+    def __repr__(self) -> str:
+        return "TODO"
+
+
+TODO = _Todo()
+
+
+class Case(NamedTuple):
+    """A call and the answer it must give."""
+
+    arguments: tuple
+    answer: object
+
+
+CASES: dict[str, tuple[Case, ...]] = {
+    "01 repeat rate": (
+        Case(([3, 3, 3, 3, 3],), 1.0),
+        Case(([0, 1, 0, 1],), 0.0),
+        Case(([2, 2, 5, 5, 5, 1],), 0.6),
+        Case(([7, 7, 0],), 0.5),
+    ),
+    "01 undelayed": (
+        Case(([3, 3, 3, 3], 0.25), 0.75),
+        Case(([3, 3, 4, 4, 4, 0], 0.25), 0.421875),
+        Case(([0, 0, 0], 0.25), 1.0),
+        Case(([5, 6, 5], 0.5), 0.125),
+        Case(([1, 2, 2], 0.0), 1.0),
+    ),
+    "05 cell": (
+        Case((((255, 255), (255, 255)), 1, 1, 8), (8,)),
+        Case((((0, 0), (0, 0)), 2, 2, 8), (0, 0, 0, 0)),
+        Case((((0, 255), (255, 0)), 1, 1, 8), (4,)),
+        Case((((0, 64, 128, 254), (0, 64, 128, 254)), 4, 1, 8), (0, 2, 4, 7)),
+        Case((((10, 20, 200, 210), (30, 40, 220, 230), (0, 0, 90, 90), (0, 0, 90, 90)), 2, 2, 8), (0, 6, 0, 2)),
+        Case((((10, 20, 200, 210), (30, 40, 220, 230), (0, 0, 90, 90), (0, 0, 90, 90)), 2, 2, 255), (25, 215, 0, 90)),
+    ),
+    "05 selection": (
+        Case(([0, 0, 0, 0],), (0.25, 0.25, 0.25, 0.25)),
+        Case(([0, 3],), (0.6666666667, 0.3333333333)),
+        Case(([0, 3, 8],), (0.5454545455, 0.2727272727, 0.1818181818)),
+        Case(([99, 0],), (0.0909090909, 0.9090909091)),
+    ),
+    "05 accept": (
+        Case((100, 50, 0, 10), True),
+        Case((0, 5, 100, 500), False),
+        Case((100, 49, 100, 50), True),
+        Case((100, 50, 100, 50), False),
+        Case((100, 51, 100, 50), False),
+        Case((400, 900, 100, 20), True),
+        Case((0, 10, 100, 20), False),
+    ),
+}
+
+
+def same(given: object, answer: object) -> bool:
+    """Whether a given value is the stored answer: numbers within 1e-6, rows entry by entry, truth values exactly."""
+    if isinstance(answer, bool):
+        return isinstance(given, bool | np.bool_) and bool(given) == answer
+    if isinstance(answer, tuple):
+        if isinstance(given, str | bytes) or not isinstance(given, Sequence | np.ndarray) or len(given) != len(answer):
+            return False
+        return all(same(one, other) for one, other in zip(given, answer, strict=True))
+    number = isinstance(given, int | float | np.number) and not isinstance(given, bool)
+    return number and math.isclose(given, answer, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def check(exercise: str, function: Callable) -> None:
+    """Try the function on the exercise's cases and print the verdict; ValueError for an exercise that doesn't exist."""
+    if exercise not in CASES:
+        raise ValueError(f"no exercise {exercise!r}; there are {', '.join(CASES)}")
+    for arguments, answer in CASES[exercise]:
+        call = f"{function.__name__}({', '.join(map(repr, arguments))})"
+        try:
+            given = function(*arguments)
+        except Exception as error:  # the student's code: whatever it raises is the verdict
+            print(f"{exercise}: wrong. {call} raised {type(error).__name__}: {error}")
+            return
+        if given is TODO:
+            print(f"{exercise}: not attempted")
+            return
+        if not same(given, answer):
+            print(f"{exercise}: wrong. {call} gave {given!r}; the answer is {answer!r}")
+            return
+    print(f"{exercise}: right")

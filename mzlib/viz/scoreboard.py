@@ -1,0 +1,107 @@
+"""The scoreboard: one table of all results, from data/results and the reader's own runs; README's copy of it.
+
+`python -m mzlib.viz.scoreboard --write README.md` puts the table between README's results markers.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from mzlib.runs import found_runs, read_results, write_atomic
+
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+HEAD = ("result", "value", "95 % interval", "protocol", "seeds", "steps", "wall-clock", "machine")
+
+
+def protocol_text(protocol: Mapping) -> str:
+    """A protocol in a few words, what was measured first."""
+    details = [f"{key.replace('_', ' ')} {value}" for key, value in protocol.items() if key != "what"]
+    return ", ".join(([str(protocol["what"])] if "what" in protocol else []) + details)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def number(value: float, unit: str = "") -> str:
+    """A value with its unit, in at most four significant digits unless it is whole."""
+    text = f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+    return f"{text} {unit}".strip()
+
+
+def result_row(record: Mapping) -> tuple[str, ...]:
+    """One result record as a row of HEAD."""
+    low, high = record["interval"]
+    interval = "" if low == high else f"{number(low)} to {number(high)}"
+    steps = record["steps"] + record["upstream_steps"]
+    return (
+        record["name"],
+        number(record["value"], record["unit"]),
+        interval,
+        protocol_text(record["protocol"]),
+        str(len(record["per_seed"]) or 1),
+        number(steps),
+        duration(record["wall_s"]),
+        record["machine"],
+    )
+
+
+def run_row(run: Mapping) -> tuple[str, ...]:
+    """One of the reader's own finished runs as a row of HEAD."""
+    final = run["final"]
+    return (
+        f"your run {run['folder'].name} ({run['profile']})",
+        number(final["score"], "points"),
+        "",
+        protocol_text(final["protocol"]),
+        "1",
+        number(final["steps"] + final["upstream_steps"]),
+        duration(final["wall_s"]),
+        final["machine"],
+    )
+
+
+def rows(own_runs: bool = False) -> list[tuple[str, ...]]:
+    """The shipped results, by file name, then with `own_runs` every finished run under runs/ that has a score."""
+    table = [result_row(record) for records in read_results().values() for record in records]
+    if own_runs:
+        table += [run_row(run) for run in found_runs() if run["final"] and "score" in run["final"]]
+    return table
+
+
+def markdown(table: list[tuple[str, ...]]) -> str:
+    """The rows as a Markdown table under HEAD."""
+    lines = [HEAD, ("---",) * len(HEAD), *table]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def with_results(text: str) -> str:
+    """A README's text with the current table between its markers; ValueError if they are missing."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the markers {BEGIN} and {END} are needed where the table belongs")
+    return f"{before}{BEGIN}\n{markdown(rows())}\n{END}{after}"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", type=Path, metavar="README.md", help="put the table there instead of printing it")
+    given = parser.parse_args()
+    if given.write is None:
+        print(markdown(rows(own_runs=True)))
+        return
+    try:
+        write_atomic(given.write, with_results(given.write.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        sys.exit(f"mzlib.viz.scoreboard: {given.write.name}: {error}")
+
+
+if __name__ == "__main__":
+    main()
