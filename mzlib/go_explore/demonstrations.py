@@ -56,8 +56,8 @@ def next_reward(config: GoExploreConfig) -> Demo | None:
     none."""
     with Search(config) as search:
         archive = search.archive
-        begin = archive.best().score
-        while archive.best().score == begin:
+        begin = int(archive.column("score").max())
+        while archive.column("score").max() == begin:
             if archive.steps >= config.total_steps:
                 return None
             search.advance()
