@@ -1,0 +1,1 @@
+"""Figures, room maps, clips and widgets: what the notebooks show."""
