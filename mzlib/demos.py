@@ -19,7 +19,7 @@ import ale_py
 import numpy as np
 
 from mzlib.emulator import FRAMES_PER_ACTION, GAMES, NOOP, Emulator, rom_md5
-from mzlib.runs import atomic_path
+from mzlib.runs import atomic_path, data_dir, runs_root
 from mzlib.trajectory import ACTION_COUNT, Trajectory
 
 
@@ -334,3 +334,24 @@ def clean(demo: Demo) -> Demo:
             if action == tape.actions[t] or same_way(t, action):
                 break
     return tape.to_demo()
+
+
+def upstream(which: str, profile: str) -> list[Demo]:
+    """The demos a notebook builds on: "shipped" reads data/demos, "run" the best of the same profile's 05_go_explore
+    run.
+
+    FileNotFoundError if there are none, ValueError for another word; never the one in place of the other.
+    """
+    if which == "shipped":
+        paths = sorted(data_dir("demos").glob("*.npz"))
+        if not paths:
+            raise FileNotFoundError("data/demos/ holds no demo file; fetch the repository again")
+        return [demo for path in paths for demo in load(path)]
+    if which == "run":
+        path = runs_root() / profile / "05_go_explore" / "best.npz"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"demos='run': runs/{profile}/05_go_explore has no best.npz; run that notebook first"
+            )
+        return load(path)
+    raise ValueError(f"demos={which!r}: use 'shipped' or 'run'")

@@ -1,7 +1,8 @@
 """The named places of Montezuma's first rooms, in RAM coordinates (x grows to the right, y upwards).
 
-The boxes were read off some 500,000 states of random searches drawn over the rooms' screens: a line of states at one height is
-a floor, a column of states a ladder or the rope. Ladder and rope ends are where the player hangs, floors where she stands.
+The boxes were read off some 500,000 states of random searches drawn over the rooms' screens: a line of states at one
+height is a floor, a column of states a ladder or the rope. Ladder and rope ends are where the player hangs, floors
+where she stands.
 """
 
 from typing import NamedTuple

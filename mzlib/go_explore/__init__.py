@@ -9,7 +9,7 @@ Ecoffet et al. 2021, *First return, then explore* (arXiv:2004.12919), and 2019 (
 
 from mzlib.go_explore.archive import Archive, Best, Candidate, Episode, Node, Pick
 from mzlib.go_explore.cells import cell_function, domain, downscaled
-from mzlib.go_explore.search import GoExploreConfig, Search, open_search, run
+from mzlib.go_explore.search import GoExploreConfig, Search, load_archive, open_search, room_states, run
 from mzlib.go_explore.workers import Explorer, Task, Workers
 
 __all__ = [
@@ -27,6 +27,8 @@ __all__ = [
     "cell_function",
     "domain",
     "downscaled",
+    "load_archive",
     "open_search",
+    "room_states",
     "run",
 ]

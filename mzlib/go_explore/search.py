@@ -17,7 +17,7 @@ from mzlib.demos import Demo
 from mzlib.emulator import GAMES
 from mzlib.go_explore.archive import Archive, Best, Node, Pick, pack_blobs, unpack_blobs
 from mzlib.go_explore.cells import cell_function
-from mzlib.go_explore.workers import Task, Workers
+from mzlib.go_explore.workers import Explorer, Task, Workers
 from mzlib.runs import Run, atomic_path, progress
 
 
@@ -160,6 +160,23 @@ class Search:
         for size in sizes:
             search._hand_out([tasks.popleft() for _ in range(size)])
         return search
+
+
+def load_archive(run: Run) -> Archive:
+    """The archive of a run's latest checkpoint, to look at; FileNotFoundError if the run has none."""
+    path = run.checkpoints / "latest.npz"
+    if not path.exists():
+        raise FileNotFoundError(f"{path.name}: this run has no checkpoint yet; run the search first")
+    with np.load(path, allow_pickle=False) as arrays:
+        return Archive.from_arrays(arrays)
+
+
+def room_states(config: GoExploreConfig, archive: Archive) -> dict[int, bytes]:
+    """Room -> an emulator state in it, of the cell by which the room was discovered."""
+    explorer = Explorer(config)
+    rooms = archive.column("room")
+    first = {room: int(np.flatnonzero(rooms == room)[0]) for room in archive.rooms()}
+    return {room: explorer.unpack(archive.states[cell]) for room, cell in first.items()}
 
 
 @contextmanager

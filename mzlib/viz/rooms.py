@@ -89,7 +89,8 @@ class RoomMap:
         axes.plot(points[:, 0], points[:, 1], **style)
 
     def draw_places(self, axes: Axes) -> None:
-        """The named places of the map's rooms as numbered boxes; a box is where the middle of the player's sprite lies."""
+        """The named places of the map's rooms as numbered boxes; a box is where the middle of the player's sprite
+        lies."""
         for number, place in enumerate(PLACES, start=1):
             if place.room not in self.pictures:
                 continue
