@@ -13,7 +13,7 @@ from mzlib.demos import Demo, replay
 from mzlib.emulator import NOOP, SCREEN_SHAPE, Emulator
 from mzlib.places import PLACES, to_pixels
 
-ROWS_OF_ROOMS = (range(0, 3), range(3, 8), range(8, 15), range(15, 24))
+ROWS_OF_ROOMS = (range(3), range(3, 8), range(8, 15), range(15, 24))
 ROOM_GRID = {  # room -> (row, column) in the pyramid of level 1, the first room in the middle of the top row
     room: (row, 3 - row + place) for row, rooms in enumerate(ROWS_OF_ROOMS) for place, room in enumerate(rooms)
 }
