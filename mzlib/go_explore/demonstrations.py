@@ -2,7 +2,8 @@
 
     python -m mzlib.go_explore.demonstrations --score 100 --count 100 --first-seed 0 --out data/demos/first_key.npz
 
-It is resumable: every demo found waits in runs/demonstrations/ until the file is complete.
+It is resumable: every demo found waits in runs/demonstrations/ until the file is complete. Demos that the file holds
+already count, and the search for more goes on with the seed after theirs.
 """
 
 import argparse
@@ -105,12 +106,14 @@ def main() -> None:
     folder = runs_root() / "demonstrations" / given.out.stem
     folder.mkdir(parents=True, exist_ok=True)
     work = partial(find_and_keep, folder=folder, score=given.score, sticky=given.sticky, total_steps=given.total_steps)
-    seeds, found, pending = count(given.first_seed), {}, {}
+    kept = demos.load(given.out) if given.out.exists() else []
+    seeds = count(max((demo.seed + 1 for demo in kept), default=given.first_seed))
+    missing, found, pending = given.count - len(kept), {}, {}
     with (
         ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool,
-        progress(given.count, 0, given.out.stem) as bar,
+        progress(given.count, len(kept), given.out.stem, "demo") as bar,
     ):
-        while len(found) < given.count:
+        while len(found) < missing:
             while len(pending) < given.workers:
                 seed = next(seeds)
                 pending[pool.submit(work, seed)] = seed
@@ -120,7 +123,7 @@ def main() -> None:
                 found[seed] = path
                 bar.update(1)
         pool.shutdown(cancel_futures=True)
-    chosen = [demos.load(found[seed])[0] for seed in sorted(found)[: given.count]]
+    chosen = kept + [demos.load(found[seed])[0] for seed in sorted(found)]
     demos.save(given.out, chosen)
     lengths = [len(demo) for demo in chosen]
     print(

@@ -1,0 +1,126 @@
+"""The workbook's measured results: `python -m bench.experiments NAME` writes data/results/NAME.json.
+
+first_key    steps until a search with 11x8x9 cells first holds the key: 10 seeds
+five_million score after 5 M steps with domain cells: 3 seeds, each verified by replay
+open_loop    the best demo's actions played from reset under sticky actions and no-ops, 100 episodes
+"""
+
+import argparse
+import datetime
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+
+import numpy as np
+
+from mzlib import demos, runs
+from mzlib.evaluate import EvaluationProtocol, OpenLoop, bootstrap_interval, evaluate, select_demo
+from mzlib.go_explore import GoExploreConfig, Search, run
+
+SEARCH = "a search in a deterministic emulator (no policy)"
+
+
+def record(name: str, values: dict[int, float], unit: str, protocol: dict, steps: int, since: float, **changes) -> dict:
+    """A result record: the median over seeds with its bootstrap interval, and what it cost."""
+    numbers = np.array(list(values.values()), float)
+    return {
+        "name": name,
+        "value": float(np.median(numbers)),
+        "unit": unit,
+        "interval": bootstrap_interval(numbers, np.median),
+        "per_seed": {str(seed): value for seed, value in values.items()},
+        "protocol": protocol,
+        "steps": steps,
+        "upstream_steps": 0,
+        "wall_s": round(time.perf_counter() - since, 1),
+        "machine": runs.machine(),
+        "command": f"python -m bench.experiments {protocol.pop('experiment')}",
+        "commit": runs.git_commit(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    } | changes
+
+
+def steps_to_key(seed: int, limit: int = 1_000_000) -> tuple[int, int]:
+    """(steps until the first key, steps searched) of one search with 11x8x9 cells."""
+    config = GoExploreConfig(cells="downscaled", seed=seed, total_steps=limit, workers=1)
+    with Search(config) as search:
+        archive = search.archive
+        while archive.first_step(100) is None and archive.steps < limit:
+            search.advance()
+        return archive.first_step(100) or limit, archive.steps
+
+
+def first_key(workers: int) -> list[dict]:
+    """Median over 10 seeds of the steps to the first key."""
+    since, seeds = time.perf_counter(), range(10)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        found = dict(zip(seeds, pool.map(steps_to_key, seeds), strict=True))
+    protocol = {"experiment": "first_key", "what": SEARCH, "cells": "11x8x9 downscaled", "sticky": 0, "noops": 0}
+    values = {seed: steps for seed, (steps, _) in found.items()}
+    searched = sum(steps for _, steps in found.values())
+    return [record("Go-Explore: steps to the first key (median)", values, "steps", protocol, searched, since)]
+
+
+def five_million(workers: int) -> list[dict]:
+    """Median over 3 seeds of the replay-verified score after 5 M steps."""
+    since, finals = time.perf_counter(), {}
+    for seed in range(3):
+        settings = runs.load_profile("full", "05_go_explore") | {"seed": seed, "workers": workers}
+        config = runs.config_from(GoExploreConfig, settings)
+        with runs.Run.open("05_go_explore", "full", config) as folder:
+            finals[seed] = run(config, folder)
+    protocol = {"experiment": "five_million", **finals[0]["protocol"], "what": SEARCH, "replay verified": True}
+    values = {seed: final["score"] for seed, final in finals.items()}
+    steps, seconds = (sum(final[key] for final in finals.values()) for key in ("steps", "wall_s"))
+    name = "Go-Explore: score after 5 M steps, domain cells (median)"
+    return [record(name, values, "points", protocol, steps, since, wall_s=seconds)]
+
+
+def open_loop(workers: int) -> list[dict]:
+    """The open-loop baseline: the demo is chosen on selection seeds, then scored on evaluation seeds."""
+    since = time.perf_counter()
+    candidates = sorted(demos.upstream("shipped", "full"), key=len)[:24]
+    choosing = EvaluationProtocol(episodes=16, max_frames=2_400)
+    chosen = select_demo(candidates, choosing, workers)
+    protocol = EvaluationProtocol()
+    summary = evaluate(partial(OpenLoop, chosen), protocol, workers)
+    described = {"what": "open-loop replay, from reset, restarted after each death"} | summary["protocol"]
+    described |= {
+        "demo": f"{chosen.source}, {len(chosen)} actions",
+        "chosen on": f"{choosing.episodes} selection episodes",
+    }
+    common = {"steps": summary["steps"], "per_seed": {}}
+    rows = (
+        ("Open-loop demo: whole-game score (mean)", "mean", "interval", "points"),
+        ("Open-loop demo: first-life score (mean)", "first_life_mean", "first_life_interval", "points"),
+    )
+    return [
+        record(name, {protocol.first_seed: summary[value]}, unit, {"experiment": "open_loop", **described}, 0, since)
+        | common
+        | {"value": summary[value], "interval": summary[interval]}
+        for name, value, interval, unit in rows
+    ]
+
+
+EXPERIMENTS = {"first_key": first_key, "five_million": five_million, "open_loop": open_loop}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.experiments", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="+", choices=EXPERIMENTS)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    given = parser.parse_args()
+    for name in given.names:
+        results = EXPERIMENTS[name](given.workers)
+        runs.write_result(name, results)
+        for result in results:
+            print(
+                f"{result['name']}: {result['value']:,.0f} {result['unit']}, 95 % {result['interval']}, {result['per_seed']}"
+            )
+
+
+if __name__ == "__main__":
+    main()
