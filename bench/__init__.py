@@ -1,1 +1,1 @@
-"""Benchmarks and experiments: speed as ratios within one run (`python -m bench`), results with their protocol (`bench.experiments`)."""
+"""Speed as ratios within one run (`python -m bench`); results with their protocol (`python -m bench.experiments`)."""

@@ -117,9 +117,7 @@ def main() -> None:
         results = EXPERIMENTS[name](given.workers)
         runs.write_result(name, results)
         for result in results:
-            print(
-                f"{result['name']}: {result['value']:,.0f} {result['unit']}, 95 % {result['interval']}, {result['per_seed']}"
-            )
+            print(f"{result['name']}: {result['value']:,.0f} {result['unit']}, 95 % {result['interval']}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ ppo layers
 dataset
 agc demos
 vecenv
-emulator pinpad
+emulator pinpad places
 trajectory
 runs
 """

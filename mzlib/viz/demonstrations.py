@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from mzlib.demos import Demo, replay
 from mzlib.emulator import ACTIONS, Facts
+from mzlib.places import PLACES
 from mzlib.viz.clips import Clip
 from mzlib.viz.rooms import RoomMap, pictures_of_demos
 from mzlib.viz.style import OKABE_ITO
@@ -40,6 +41,18 @@ def ways_figure(demos: Sequence[Demo], room_map: RoomMap | None = None) -> Figur
         room_map.draw_path(axes, room[known], x[known], y[known], **style)
         labelled.add(label)
     axes.legend(loc="upper left", labelcolor="white", fontsize=9)
+    return figure
+
+
+def places_figure(demo: Demo, room_map: RoomMap) -> Figure:
+    """The named places of the map's rooms, numbered and listed, and a demo's way through them."""
+    figure, (axes, listing) = plt.subplots(1, 2, figsize=(8, 5.4), width_ratios=(3, 1))
+    room_map.draw(axes, dim=0.8)
+    room_map.draw_places(axes)
+    room_map.draw_path(axes, *way(demo).T, color=OKABE_ITO[4], linewidth=1.2)
+    names = [f"{number:2d} {place.name}" for number, place in enumerate(PLACES, 1) if place.room in room_map.pictures]
+    listing.text(0, 1, "\n".join(names), va="top", fontsize=9, linespacing=1.6)
+    listing.axis("off")
     return figure
 
 

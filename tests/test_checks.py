@@ -1,0 +1,109 @@
+"""Every exercise: the stub is not attempted, the notebook's solution is right, planted wrong answers are caught."""
+
+import re
+
+import nbformat
+import numpy as np
+import pytest
+
+from mzlib import checks
+from mzlib.runs import REPO
+
+WRONG = {
+    "01 repeat rate": (
+        lambda actions: sum(a == b for a, b in zip(actions, actions[1:], strict=False)) / len(actions),
+        lambda actions: sum(a != b for a, b in zip(actions, actions[1:], strict=False)) / (len(actions) - 1),
+    ),
+    "01 undelayed": (
+        lambda actions, sticky: (1 - sticky) ** sum(a != b for a, b in zip(actions, actions[1:], strict=False)),
+        lambda actions, sticky: (1 - sticky) ** len(actions),
+        lambda actions, sticky: sticky ** sum(a != b for a, b in zip([0, *actions], actions, strict=False)),
+    ),
+    "05 cell": (
+        lambda screen, width, height, depth: [0] * (width * height),
+        lambda screen, width, height, depth: np.round(means(screen, width, height) * depth / 255).astype(int).ravel(),
+        lambda screen, width, height, depth: np.floor(means(screen, width, height) * depth / 256).astype(int).ravel(),
+    ),
+    "05 selection": (
+        lambda seen: np.full(len(seen), 1 / len(seen)),
+        lambda seen: (1 / (np.array(seen) + 1)) / (1 / (np.array(seen) + 1)).sum(),
+        lambda seen: 1 / np.sqrt(np.array(seen) + 1),
+    ),
+    "08 iqm": (
+        lambda scores: float(np.mean(scores)),
+        lambda scores: float(np.median(scores)),
+        lambda scores: float(np.mean(scores[len(scores) // 4 : len(scores) - len(scores) // 4])),
+    ),
+    "05 accept": (
+        lambda score, length, old_score, old_length: score >= old_score,
+        lambda score, length, old_score, old_length: length < old_length,
+        lambda score, length, old_score, old_length: score > old_score,
+        lambda score, length, old_score, old_length: score > old_score or length < old_length,
+    ),
+}
+
+
+def means(screen, width, height):
+    screen = np.asarray(screen, float)
+    return screen.reshape(height, screen.shape[0] // height, width, screen.shape[1] // width).mean(axis=(1, 3))
+
+
+def exercises() -> list[tuple[str, str, str]]:
+    """(exercise, stub cell, solution) of all notebooks; the solution is the first folded one after the cell."""
+    found = []
+    for path in sorted((REPO / "notebooks").glob("*.ipynb")):
+        cells = nbformat.read(path, 4).cells
+        for number, cell in enumerate(cells):
+            for name in re.findall(r'checks\.check\("([^"]+)"', cell.source):
+                folded = re.search(r"<details>.*?```python\n(.*?)```", cells[number + 1].source, re.S)
+                assert folded, f"{path.name}: no folded solution under {name}"
+                found.append((name, cell.source, folded[1]))
+    return found
+
+
+def verdict(name: str, function, capsys) -> str:
+    checks.check(name, function)
+    return capsys.readouterr().out
+
+
+def test_every_exercise_stands_in_a_notebook():
+    assert sorted(name for name, _, _ in exercises()) == sorted(checks.CASES)
+    assert WRONG.keys() == checks.CASES.keys()
+
+
+@pytest.mark.parametrize(("name", "stub", "solution"), exercises(), ids=[name for name, _, _ in exercises()])
+def test_stub_and_solution(name, stub, solution, capsys):
+    exec(stub, {"checks": checks, "np": np})
+    assert capsys.readouterr().out == f"{name}: not attempted\n"
+    exec(
+        stub.split("\n\n\nchecks.check")[0] + "\n" + solution + f'\nchecks.check("{name}", {function_of(stub)})',
+        {"checks": checks, "np": np},
+    )
+    assert capsys.readouterr().out == f"{name}: right\n"
+
+
+def function_of(stub: str) -> str:
+    return re.search(r"def (\w+)", stub)[1]
+
+
+@pytest.mark.parametrize(("name", "number"), [(name, n) for name, wrong in WRONG.items() for n in range(len(wrong))])
+def test_planted_wrong_answers(name, number, capsys):
+    said = verdict(name, WRONG[name][number], capsys)
+    assert said.startswith(f"{name}: wrong. ")
+    assert "the answer is" in said
+
+
+def test_what_the_student_raises_is_the_verdict(capsys):
+    assert "raised ZeroDivisionError" in verdict("05 selection", lambda seen: 1 / 0, capsys)
+
+
+def test_truth_values_and_numbers_are_told_apart():
+    assert not checks.same(1, True)
+    assert not checks.same(True, 1.0)
+    assert checks.same(np.bool_(True), True)
+    assert not checks.same("ab", ("a", "b"))
+
+
+def test_unknown_exercise():
+    with pytest.raises(ValueError, match="no exercise '99'; there are 01 repeat rate"):
+        checks.check("99", len)
