@@ -5,6 +5,7 @@ waits `noops` raw frames (or loads `state`), then takes its actions. With sticky
 stuck.
 """
 
+import io
 import itertools
 import os
 import zipfile
@@ -157,9 +158,9 @@ def load(path: Path) -> list[Demo]:
     if not path.exists():
         raise FileNotFoundError(f"{path.name}: no such demo file; data/demos/ holds the shipped ones")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path.name}: damaged or not a demo file ({error}); fetch it again") from error
     missing = [name for name in (*ARRAYS, *SCALARS) if name not in arrays]
     if missing:

@@ -1,0 +1,68 @@
+"""`python -m mzlib.play` as a user types it."""
+
+import json
+
+import imageio_ffmpeg
+import pytest
+
+from mzlib import play
+
+KEYS = ["episodes", "mean", "median", "iqm", "first_life_mean", "first_key_rate", "rooms_max", "scores", "steps_per_s"]
+KEYS += ["protocol"]
+
+
+def said(capsys, *arguments: str) -> dict:
+    play.main([*arguments, "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_demo_as_recorded(capsys, tmp_path):
+    clip = tmp_path / "out.mp4"
+    summary = said(capsys, "--demo", "first_key.npz#0", "--render", str(clip))
+    assert set(KEYS) <= summary.keys()
+    assert (summary["episodes"], summary["mean"], summary["first_key_rate"]) == (1, 100, 1)
+    assert "recorded" in summary["protocol"]["what"]
+    assert imageio_ffmpeg.count_frames_and_secs(str(clip))[0] == summary["steps"]
+
+
+def test_the_best_is_the_highest_score(capsys):
+    summary = said(capsys, "--demo", "best", "--max-steps", "3")
+    assert summary["steps"] == 3
+    assert play.find_demo("best").score >= 400
+
+
+def test_episodes_from_reset(capsys, tmp_path):
+    clip = tmp_path / "first.mp4"
+    arguments = ("--episodes", "2", "--max-steps", "30", "--sticky", "0.1", "--seed", "7", "--workers", "1")
+    summary = said(capsys, "--demo", "first_key.npz", *arguments, "--render", str(clip))
+    assert set(KEYS) <= summary.keys()
+    assert len(summary["scores"]) == summary["episodes"] == 2
+    assert summary["protocol"]["sticky"] == 0.1
+    assert summary["protocol"]["first_seed"] == 7
+    assert summary["protocol"]["max_frames"] == 120
+    assert imageio_ffmpeg.count_frames_and_secs(str(clip))[0] == 30
+
+
+def test_the_table(capsys):
+    play.main(["--demo", "first_key.npz#1", "--max-steps", "2"])
+    out = capsys.readouterr().out
+    assert "first_key.npz#1" in out
+    assert "mean  0" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--demo", "nowhere.npz"], "nowhere.npz: no such demo file"),
+        (["--demo", "first_key.npz#9999"], "holds demos 0 to"),
+        (["--demo", "first_key.npz#x"], "holds demos 0 to"),
+        (["--episodes", "0"], "--episodes 0: at least 1"),
+        (["--render", "out.gif"], "a name ending in .mp4"),
+        (["--episodes", "1", "--sticky", "1.5"], "sticky=1.5"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(arguments, message):
+    with pytest.raises(SystemExit) as stopped:
+        play.main(arguments)
+    assert message in stopped.value.code
+    assert "\n" not in stopped.value.code
