@@ -181,9 +181,14 @@ class Archive:
         return np.frombuffer(b"".join(reversed(pieces)), np.uint8).copy()
 
     def best(self) -> Best:
-        """The highest score, and the shortest way to it; a cell where play goes on is preferred to an ended game."""
+        """The highest score, and the shortest way to it; a cell where play goes on is preferred to an ended game.
+
+        While nothing has been won, the cell found last: the search's newest news.
+        """
         score, length = self.column("score"), self.column("length")
         cell = int(np.lexsort((length, -score))[0])
+        if cell == 0:
+            cell = int(np.argmax(self.column("found")))
         best = Best(int(score[cell]), int(length[cell]), self.node(cell))
         return self.done if self.done.score > best.score else best
 

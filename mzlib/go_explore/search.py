@@ -141,8 +141,8 @@ class Search:
     def load(cls, path: Path, config: GoExploreConfig) -> "Search":
         """The search that `save` wrote, its waiting picks handed out again; ValueError naming a file that isn't one."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                search = cls(config, Archive.from_arrays(arrays))
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                archive = Archive.from_arrays(arrays)
                 states = unpack_blobs("pick_states", arrays)
                 tasks = deque(
                     Task(number, Pick(cell, score, length, Node(*node), state))
@@ -150,12 +150,13 @@ class Search:
                         arrays["picks"].tolist(), states, strict=True
                     )
                 )
-                search.drawn = int(arrays["drawn"])
-                search.rng.bit_generator.state = json.loads(str(arrays["rng"]))
-                sizes = arrays["batch_sizes"].tolist()
+                drawn, sizes = int(arrays["drawn"]), arrays["batch_sizes"].tolist()
+                generator = json.loads(str(arrays["rng"]))
         except (OSError, KeyError, EOFError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path.name}: not a readable checkpoint ({error}); remove it to begin anew") from error
-        standings = {key: search.archive.standing(cell) for cell, key in enumerate(search.archive.keys)}
+        search = cls(config, archive)
+        search.drawn, search.rng.bit_generator.state = drawn, generator
+        standings = {key: archive.standing(cell) for cell, key in enumerate(archive.keys)}
         search.workers.tell(standings)
         for size in sizes:
             search._hand_out([tasks.popleft() for _ in range(size)])
@@ -167,7 +168,7 @@ def load_archive(run: Run) -> Archive:
     path = run.checkpoints / "latest.npz"
     if not path.exists():
         raise FileNotFoundError(f"{path.name}: this run has no checkpoint yet; run the search first")
-    with np.load(path, allow_pickle=False) as arrays:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
         return Archive.from_arrays(arrays)
 
 

@@ -172,19 +172,25 @@ class Workers:
             worker = self.connections.index(connection)
             try:
                 self.finished |= connection.recv()
-            except (EOFError, ConnectionResetError) as error:
-                self.processes[worker].join(timeout=5)
-                code = self.processes[worker].exitcode
-                raise RuntimeError(f"explorer {worker} died (exit code {code}); run again to resume") from error
+            except (EOFError, OSError) as error:
+                raise self._death(worker) from error
             self.held[worker] -= 1
             self._feed(worker)
 
     def _feed(self, worker: int) -> None:
         while self.tasks and self.held[worker] < self.AHEAD:
             chunk = [self.tasks.popleft() for _ in range(min(self.CHUNK, len(self.tasks)))]
-            self.connections[worker].send((self.news[worker], chunk))
+            try:
+                self.connections[worker].send((self.news[worker], chunk))
+            except OSError as error:
+                raise self._death(worker) from error
             self.news[worker] = {}
             self.held[worker] += 1
+
+    def _death(self, worker: int) -> RuntimeError:
+        self.processes[worker].join(timeout=5)
+        code = self.processes[worker].exitcode
+        return RuntimeError(f"explorer {worker} died (exit code {code}); run again to resume")
 
 
 def serve(connection, config) -> None:
