@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mzlib import demos
 from mzlib.demos import Demo
-from mzlib.emulator import ACTIONS
+from mzlib.emulator import ACTIONS, Facts
 from mzlib.runs import data_dir
 
 fresh_folder = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -217,6 +217,80 @@ def test_clean_takes_dithering_out_and_keeps_the_way(sticky):
     count = [np.count_nonzero(np.diff(one.actions.astype(int))) for one in (planted, cleaned)]
     assert count[1] <= count[0] - 5
     demos.verify(cleaned)
+
+
+def test_cleaning_again_changes_nothing():
+    cleaned = demos.clean(to_the_key(False))
+    assert np.array_equal(demos.clean(cleaned).actions, cleaned.actions)
+    assert cleaned.score == 100
+
+
+@pytest.mark.parametrize("sticky", [False, True])
+def test_a_tape_goes_back_to_any_of_its_steps(sticky):
+    """The same actions from step t on lead the same way, stuck ones included."""
+    demo = to_the_key(sticky)
+    tape = demos.Tape(demo)
+    way = list(tape.views)
+    for t in (40, 10, 25, 0):
+        tape.splice(t, [ACTIONS.index("DOWN")] * 3)
+        tape.splice(t, demo.actions[t:].tolist())
+        assert tape.views == way
+
+
+def test_a_demo_may_begin_in_a_state():
+    whole = to_the_key(False)
+    emulator = demos.start(whole)
+    for action in whole.actions[:30].tolist():
+        emulator.step(action)
+    rest = demos.from_actions(whole.actions[30:], state=emulator.save_state())
+    assert rest.score == 100
+    assert demos.record(rest).ram[-1, 65] & 0x0E
+    with pytest.raises(ValueError, match="score 0 in replay, 100 in the file"):
+        demos.verify(replace(rest, state=None))
+
+
+def test_a_demo_that_does_not_replay_is_not_recorded():
+    demo = to_the_key(False)
+    with pytest.raises(ValueError, match=r"replay differs at step \d+ \(reward 100, stored 0\)"):
+        demos.record(replace(demo, rewards=np.zeros_like(demo.rewards)))
+
+
+class Ledge:
+    """A made-up game: action 3 walks right, to a reward at x=5; action 9 hops, but at x=0 falls to a death that puts
+    her at x=4 (`flag`: which of the facts tells it)."""
+
+    def __init__(self, flag: str):
+        self.flag, self.x, self.hops, self.lives, self.dying = flag, 0, 0, 5, False
+
+    def step(self, action: int) -> int:
+        self.dying = False
+        if action == 3:
+            self.x += 1
+        elif self.x:
+            self.hops += 1
+        else:
+            self.x, self.dying, self.lives = 4, self.flag == "dying", 5 - (self.flag == "lives")
+        return 100 * (action == 3 and self.x == 5)
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(1, self.x, self.hops, 0, self.lives, 0, self.dying)
+
+    def save_state(self, include_rng: bool) -> bytes:
+        return bytes((self.x, self.hops, self.lives, self.dying))
+
+    def load_state(self, state: bytes) -> None:
+        self.x, self.hops, self.lives, self.dying = state
+
+
+@pytest.mark.parametrize("flag", ["dying", "lives"])
+def test_shorten_takes_no_short_cut_through_a_death(flag, monkeypatch):
+    monkeypatch.setattr(demos, "start", lambda demo: Ledge(flag))
+    way = [3, 3, 9, 3, 3, 3]
+    short = demos.shorten(demos.from_actions(np.array(way)))
+    assert short.actions.tolist() == way, "without its first two actions it is shorter, but deadly"
+    monkeypatch.setattr(demos, "start", lambda demo: Ledge("neither"))
+    assert demos.shorten(demos.from_actions(np.array(way))).actions.tolist() == [9, 3], "the game has the short cut"
 
 
 def test_upstream_is_never_another_than_asked(tmp_path, monkeypatch):

@@ -1,13 +1,17 @@
 """The emulator: equal to gymnasium's, restorable, and its RAM facts."""
 
+import itertools
+
 import ale_py
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.wrappers import AtariPreprocessing
 
+from mzlib import demos
 from mzlib import emulator as emulator_module
-from mzlib.emulator import ACTIONS, GAMES, GRAY, Emulator
+from mzlib.emulator import ACTIONS, GAMES, GRAY, NOOP, Emulator, facts
+from mzlib.runs import data_dir
 
 gymnasium.register_envs(ale_py)
 
@@ -89,6 +93,31 @@ def test_the_last_action_belongs_to_a_sticky_state(monkeypatch):
     assert sticky_trials(Emulator(sticky=0.25, seed=4)) > 0
 
 
+def test_a_reset_forgets_the_last_action():
+    """A state saved right after a reset: its first frames may repeat NOOP, never what was done before the reset."""
+    ours = Emulator(sticky=0.25, seed=4)
+    for trial in range(40):
+        ours.step(ACTIONS.index("DOWN"))
+        ours.reset()
+        saved = ours.save(include_rng=True)
+        after = play(ours, [ACTIONS.index("RIGHT")] * 3)
+        ours.load(saved)
+        assert play(ours, [ACTIONS.index("RIGHT")] * 3) == after, trial
+
+
+def test_no_ops_are_raw_frames():
+    ours, single, without = Emulator(), Emulator(frames_per_action=1), Emulator()
+    for emulator in (ours, single, without):
+        emulator.step(ACTIONS.index("DOWN"))
+    ours.reset(noops=7)
+    single.reset()
+    without.reset()
+    for _ in range(7):
+        single.step(NOOP)
+    assert np.array_equal(ours.ram, single.ram)
+    assert not np.array_equal(ours.ram, without.ram)
+
+
 def test_without_the_generator_sticky_runs_differ():
     ours = Emulator(sticky=0.25)
     saved = ours.save()
@@ -133,6 +162,44 @@ def test_dying_and_the_lost_life():
     assert any(dying)
     assert ours.facts.lives == 4
     assert ours.lives == 5
+
+
+@pytest.mark.parametrize(
+    ("inventory", "keys"), [(0x00, 0), (0x02, 1), (0x06, 2), (0x0E, 3), (0x01, 0), (0x10, 0), (0xF1, 0), (0xFF, 3)]
+)
+def test_keys_are_counted_apart_from_the_rest_of_the_inventory(inventory, keys):
+    ram = np.zeros(128, np.uint8)
+    ram[65] = inventory
+    assert facts(ram).keys == keys
+
+
+def status_changes(steps) -> tuple[list[int], list[int]]:
+    """Steps at which the screen's status area (score, spare lives, inventory) changes, and at which RAM's facts do."""
+    on_screen, in_ram, before = [], [], None
+    for step, (ours, _, _) in enumerate(steps):
+        now = ours.screen[:48].copy(), (ours.facts.lives, ours.facts.keys)
+        if before is not None:
+            if not np.array_equal(now[0], before[0]):
+                on_screen.append(step)
+            if now[1] != before[1]:
+                in_ram.append(step)
+        before = now
+    return on_screen, in_ram
+
+
+def test_the_screen_shows_the_key_when_the_facts_do():
+    demo = demos.load(data_dir("demos", "first_door.npz"))[0]
+    on_screen, in_ram = status_changes(itertools.islice(demos.replay(demo), len(demo) - 1))
+    assert on_screen == in_ram
+    assert len(in_ram) == 1
+
+
+def test_the_screen_shows_the_lost_life_when_the_facts_do():
+    ours = Emulator()
+    falls = [ACTIONS.index("RIGHT")] * 4 + [NOOP] * 80
+    on_screen, in_ram = status_changes((ours, action, ours.step(action)) for action in falls)
+    assert on_screen == in_ram
+    assert len(in_ram) == 1
 
 
 def test_facts_are_montezumas():
