@@ -70,8 +70,12 @@ def test_the_first_life_counts_to_its_end():
     while not episode.life_lost:
         episode.step(ACTIONS.index("RIGHT"))
     assert episode.tally()["first_life_score"] == 0
+    assert episode.lives == 5
     episode.score += 700
-    assert episode.tally()["first_life_score"] == 0
+    while episode.lives == 5:
+        episode.step(ACTIONS.index("RIGHT"))
+    assert (episode.tally()["first_life_score"], episode.tally()["score"]) == (0, 700), "the second life doesn't count"
+    assert episode.tally()["first_key"] is False
 
 
 def test_the_result_does_not_depend_on_the_workers_or_the_width():

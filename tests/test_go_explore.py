@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -67,6 +68,36 @@ def test_the_archive_keeps_the_best_way_to_each_cell(history):
     assert again.index == archive.index
 
 
+@given(histories())
+def test_the_archive_counts_visits_and_keeps_the_accepted_state(history):
+    """Against a model with dictionaries: +1 for the chosen cell and for each known one visited, 0 when improved."""
+    archive = Archive(ROOT)
+    seen, standing, state, ways = {b"start": 0}, {b"start": (0, 0)}, {b"start": b"state 0"}, {b"start": b""}
+    for number, (which, rows, steps) in enumerate(history):
+        pick = archive.pick(which % len(archive))
+        key, actions = archive.keys[pick.cell], bytes((number, *range(steps - 1)))
+        frozen = ways[key]
+        found = tuple(
+            Candidate(way_to, pick.score + gain, offset, (1, 2, 3), b"%d/%d" % (number, offset))
+            for way_to, gain, offset in rows
+        )
+        archive.merge(pick, Episode(steps, actions, tuple(sorted({one.key for one in found})), found, None))
+        seen[key] += 1
+        for visited in {one.key for one in found} & seen.keys():
+            seen[visited] += 1
+        for one in found:
+            offered = (one.score, -pick.length - one.offset)
+            if one.key not in standing or offered > standing[one.key]:
+                standing[one.key], state[one.key], seen[one.key] = offered, one.state, 0
+                ways[one.key] = frozen + actions[: one.offset]
+        for cell, cell_key in enumerate(archive.keys):
+            assert archive.column("seen")[cell] == seen[cell_key]
+            assert archive.states[cell] == state[cell_key]
+            assert archive.way(archive.node(cell)).tobytes() == ways[cell_key]
+    assert archive.steps == sum(steps for _, _, steps in history)
+    assert archive.episodes == len(history)
+
+
 def test_a_pick_is_frozen_while_its_cell_improves():
     """Two episodes are under way from one cell; the first improves that cell, the second must not profit from it."""
     archive = Archive(ROOT)
@@ -99,6 +130,8 @@ def test_done_holds_the_best_end():
     assert (archive.done.score, archive.done.length) == (0, 9)
     archive.merge(archive.pick(0), offers(done=(400, 7)))
     archive.merge(archive.pick(0), offers(done=(100, 2)))
+    archive.merge(archive.pick(0), offers(done=(400, 8)))
+    assert archive.way(archive.done.node).tolist() == list(range(7)), "its way is in the log"
     assert (archive.done.score, archive.done.length) == (400, 7)
     assert archive.best() == archive.done
     archive.merge(archive.pick(0), offers((b"a", 400, 8)))
@@ -134,6 +167,18 @@ def test_downscaled_is_the_area_mean():
         exact = means * 8 / 255
         sure = np.abs(exact - np.round(exact)) > 1e-6
         assert np.array_equal(cell[sure], np.floor(exact)[sure].astype(np.uint8))
+
+
+@pytest.mark.parametrize(("width", "height", "depth"), [(11, 8, 8), (11, 8, 1), (7, 9, 255), (16, 21, 12)])
+def test_downscaled_of_any_screen(width, height, depth):
+    """Against area averaging in exact integers, pixel by pixel; white is the top level, depth."""
+    rng = np.random.default_rng(0)
+    for screen in (rng.integers(256, size=(210, 160), dtype=np.uint8), np.full((210, 160), 255, np.uint8)):
+        sums = np.repeat(np.repeat(screen.astype(np.int64), height, 0), width, 1)  # each pixel of height x width parts
+        sums = sums.reshape(height, 210, width, 160).sum(axis=(1, 3))
+        cell = go_explore.downscaled(SimpleNamespace(screen=screen), width, height, depth)
+        assert cell == bytes((sums * depth // (255 * 210 * 160)).astype(np.uint8).ravel())
+    assert set(cell) == {depth}
 
 
 def test_domain_cells():
@@ -180,6 +225,41 @@ def test_actions_repeat():
     assert set(actions.tolist()) == set(range(18))
 
 
+@pytest.mark.parametrize("sticky", [0.0, 0.25])
+def test_an_episode_tells_what_happened(sticky):
+    """The cells it names are those along its actions, and each state offered leads on as the episode went on."""
+    config = replace(TINY, sticky=sticky, repeat_probability=0.0, explore_steps=60, noops=3)
+    explorer = Explorer(config)
+    start = explorer.start()
+    episode = explorer.explore(Task(0, Pick(0, 0, 0, go_explore.Node(-1, 0), start.state)))
+    end, actions = explorer.emulator.ram.copy(), list(episode.actions)
+    emulator = Emulator(seed=config.seed, sticky=sticky)
+    emulator.wait(3)
+    cells = []
+    for action in actions:
+        emulator.step(action)
+        cells.append(go_explore.domain(emulator))
+    assert np.array_equal(emulator.ram, end)
+    assert set(episode.visited) == set(cells[: len(cells) - (episode.done is not None)]) - {None}
+    assert len(episode.candidates) > 3
+    for way in episode.candidates:
+        assert cells[way.offset - 1] == way.key
+        emulator.load_state(explorer.unpack(way.state))
+        assert (emulator.facts.room, emulator.facts.x, emulator.facts.y) == way.place
+        for action in actions[way.offset :]:
+            emulator.step(action)
+        assert np.array_equal(emulator.ram, end), way.offset
+
+
+def test_the_seed_and_the_number_draw_the_actions():
+    drawn = set()
+    for seed in (1, 2):
+        explorer = Explorer(replace(TINY, seed=seed))
+        pick = Archive(explorer.start()).pick(0)
+        drawn |= {explorer.explore(Task(number, pick)).actions for number in (0, 1, 0)}
+    assert len(drawn) == 4
+
+
 # ---- the search
 
 
@@ -195,6 +275,7 @@ def searched(config: GoExploreConfig, batches: int) -> dict:
     with Search(config) as search:
         for _ in range(batches):
             search.advance()
+            assert len(search.batches) == 1, "while one batch is taken in, the next is under way"
         return state_of(search)
 
 
@@ -296,13 +377,20 @@ def test_other_games(game):
         search.demo()
 
 
-def test_a_dead_worker_is_an_error():
+@pytest.mark.parametrize("noticed", [False, True])
+def test_a_dead_worker_is_an_error(noticed):
     with Workers(replace(TINY, workers=2), 2) as workers:
         pick = Archive(workers.explorer.start()).pick(0)
         os.kill(workers.processes[1].pid, signal.SIGKILL)
-        workers.give([Task(number, pick) for number in range(12)])
-        with pytest.raises(RuntimeError, match="explorer 1 died"):
-            list(workers.take(range(12)))
+        if noticed:
+            workers.processes[1].join()
+
+        def explore():
+            workers.give([Task(number, pick) for number in range(12)])
+            return list(workers.take(range(12)))
+
+        with pytest.raises(RuntimeError, match=r"explorer 1 died \(exit code -9\); run again to resume"):
+            explore()
 
 
 def test_a_run_ends_with_a_verified_demo(tmp_path):
@@ -325,7 +413,20 @@ def start_stage(folder) -> subprocess.Popen:
     command = [sys.executable, "-m", "mzlib.go_explore", "--profile", "smoke", "--folder", str(folder)]
     for setting in SETTINGS:
         command += ["--set", setting]
-    return subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=REPO, stdout=quiet, stderr=quiet, start_new_session=True)
+
+
+def finish_stage(folder) -> dict:
+    """Run the stage to its end; returns the arrays of its checkpoint."""
+    assert start_stage(folder).wait(timeout=120) == 0
+    with np.load(folder / "checkpoints" / "latest.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> dict:
+    return finish_stage(tmp_path_factory.mktemp("whole") / "run")
 
 
 def children(pid: int) -> list[int]:
@@ -346,12 +447,15 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_killed_or_stopped_then_resumed_is_uninterrupted(how, tmp_path):
+def test_killed_or_stopped_then_resumed_is_uninterrupted(how, tmp_path, uninterrupted):
     checkpoint = tmp_path / "run" / "checkpoints" / "latest.npz"
     process = start_stage(tmp_path / "run")
     wait_for(checkpoint.exists)
     workers = children(process.pid)
-    process.send_signal(how)
+    if how == signal.SIGINT:  # a terminal's Ctrl-C reaches the workers too
+        os.killpg(process.pid, how)
+    else:
+        process.send_signal(how)
     code = process.wait(timeout=60)
     assert code == (-signal.SIGKILL if how == signal.SIGKILL else 130)
     assert workers
@@ -359,7 +463,44 @@ def test_killed_or_stopped_then_resumed_is_uninterrupted(how, tmp_path):
     with np.load(checkpoint) as arrays:
         reached = int(arrays["counts"][0])
     assert 0 < reached < 6000
-    assert start_stage(tmp_path / "run").wait(timeout=120) == 0
-    assert start_stage(tmp_path / "whole").wait(timeout=120) == 0
-    with np.load(checkpoint) as one, np.load(tmp_path / "whole" / "checkpoints" / "latest.npz") as other:
-        assert same(dict(one), dict(other))
+    assert same(finish_stage(tmp_path / "run"), uninterrupted)
+
+
+def test_killed_at_any_moment(tmp_path, uninterrupted):
+    for delay in np.random.default_rng(0).uniform(0.3, 3, size=4):
+        process = start_stage(tmp_path / "run")
+        try:
+            process.wait(timeout=delay)
+        except subprocess.TimeoutExpired:
+            workers = children(process.pid)
+            process.kill()
+            process.wait()
+            wait_for(lambda workers=workers: not any(alive(worker) for worker in workers))
+    assert same(finish_stage(tmp_path / "run"), uninterrupted)
+
+
+def test_the_stop_button_loses_nothing(tmp_path, monkeypatch):
+    """Stopped after its third batch the run saves there and then, and goes on from there, as if never stopped."""
+    config = replace(TINY, checkpoint_every=10**9)
+    advance, calls = Search.advance, []
+
+    def stopped_at_the_third(search):
+        advance(search)
+        calls.append(search.archive.steps)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with Run.open("05_go_explore", "quick", config, folder=tmp_path / "run", quiet=True) as folder:
+        with monkeypatch.context() as patch:
+            patch.setattr(Search, "advance", stopped_at_the_third)
+            with pytest.raises(KeyboardInterrupt):
+                go_explore.run(config, folder)
+        assert len(calls) == 3
+        assert go_explore.load_archive(folder).steps == calls[-1]
+        folder.log(calls[-1] + 1, cells=0)  # written after the checkpoint, by a run that was killed
+        final = go_explore.run(config, folder)
+        assert [row["step"] for row in folder.metrics()] == [final["steps"]]
+        resumed = go_explore.load_archive(folder).to_arrays()
+    with Run.open("05_go_explore", "quick", config, folder=tmp_path / "whole", quiet=True) as folder:
+        assert go_explore.run(config, folder)["steps"] == final["steps"]
+        assert same(resumed, go_explore.load_archive(folder).to_arrays())
