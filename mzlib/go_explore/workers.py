@@ -5,6 +5,7 @@ import signal
 import zlib
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from typing import NamedTuple
@@ -125,7 +126,8 @@ class Workers:
         for _ in range(self.count):
             here, there = context.Pipe()
             process = context.Process(target=serve, args=(there, config), daemon=True)
-            process.start()
+            with one_thread_each():
+                process.start()
             there.close()
             self.connections.append(here)
             self.processes.append(process)
@@ -191,6 +193,22 @@ class Workers:
         self.processes[worker].join(timeout=5)
         code = self.processes[worker].exitcode
         return RuntimeError(f"explorer {worker} died (exit code {code}); run again to resume")
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Processes started in the block get one thread for their matrix products: a pool in each slows all of them."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def serve(connection, config) -> None:

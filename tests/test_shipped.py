@@ -1,0 +1,48 @@
+"""The demonstrations that the workbook ships: what the README says of them is so."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from mzlib import demos
+from mzlib.runs import data_dir
+
+FILES = sorted(data_dir("demos").glob("*.npz"))
+SCORES = {"first_key": 100, "first_key_sticky": 100, "first_door": 400, "first_door_sticky": 400}
+
+
+def test_the_files():
+    assert [path.stem for path in FILES] == sorted(SCORES)
+    assert sum(path.stat().st_size for path in FILES) < 5_000_000
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_scores_and_settings(path):
+    loaded = demos.load(path)
+    assert len(loaded) >= 10
+    assert {demo.score >= SCORES[path.stem] for demo in loaded} == {True}
+    assert {demo.sticky for demo in loaded} == {0.25 if "sticky" in path.stem else 0.0}
+    assert {demo.frames_per_action for demo in loaded} == {4}
+    assert all(demo.rewards[-1] > 0 for demo in loaded), "a demo ends with its last reward"
+
+
+def test_each_comes_from_a_search_of_its_own():
+    seeds = collections.Counter(demo.seed for path in FILES for demo in demos.load(path))
+    assert max(seeds.values()) == 1
+    assert max(seeds) < 50_000, "training seeds"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_sample_replays(path):
+    loaded = demos.load(path)
+    for number in np.random.default_rng(0).choice(len(loaded), 4, replace=False):
+        demos.verify(loaded[number])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_sample_is_clean_and_without_a_death(path):
+    demo = demos.load(path)[-1]
+    lives = {emulator.lives for emulator, _, _ in demos.replay(demo)}
+    assert lives == {6}
+    assert np.array_equal(demos.clean(demo).actions, demo.actions), "cleaning it again changes nothing"
