@@ -413,6 +413,7 @@ def start_stage(folder) -> subprocess.Popen:
     command = [sys.executable, "-m", "mzlib.go_explore", "--profile", "smoke", "--folder", str(folder)]
     for setting in SETTINGS:
         command += ["--set", setting]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children would inherit ignoring it
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command, cwd=REPO, stdout=quiet, stderr=quiet, start_new_session=True)
 
