@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from tokenize import TokenError  # NumPy parses array headers with tokenize
 
 import ale_py
 import numpy as np
@@ -158,9 +159,12 @@ def load(path: Path) -> list[Demo]:
     if not path.exists():
         raise FileNotFoundError(f"{path.name}: no such demo file; data/demos/ holds the shipped ones")
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+        content = path.read_bytes()
+        if content[:2] != b"PK":
+            raise ValueError("no .npz archive")
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, TokenError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path.name}: damaged or not a demo file ({error}); fetch it again") from error
     missing = [name for name in (*ARRAYS, *SCALARS) if name not in arrays]
     if missing:
@@ -205,6 +209,13 @@ def check_arrays(name: str, arrays: dict[str, np.ndarray]) -> None:
             raise ValueError(
                 f"{name}: {array} is {arrays[array].dtype} {arrays[array].shape}; a row of {dtype.__name__} is needed"
             )
+    for array in ("offsets", "score", "seed", "noops", "goals", "state_offsets", "frames_per_action"):
+        if array in arrays and arrays[array].dtype.kind not in "iu":
+            raise ValueError(f"{name}: {array} is {arrays[array].dtype}; integers are needed; fetch it again")
+    for scalar, fits in (("frames_per_action", lambda n: n >= 1), ("sticky", lambda p: 0 <= p < 1)):
+        value = arrays[scalar]
+        if value.shape != () or value.dtype.kind not in "iuf" or not fits(value):
+            raise ValueError(f"{name}: {scalar} is {value}; fetch it again")
     offsets, steps = arrays["offsets"], len(arrays["actions"])
     if (
         offsets.ndim != 1
@@ -224,6 +235,14 @@ def check_arrays(name: str, arrays: dict[str, np.ndarray]) -> None:
     for array, length in lengths.items():
         if array in arrays and arrays[array].shape != (length,):
             raise ValueError(f"{name}: {array} has shape {arrays[array].shape}, ({length},) is needed; fetch it again")
+    if (arrays["seed"] < 0).any() or (arrays["seed"] >= 2**31).any() or (arrays["noops"] < 0).any():
+        raise ValueError(f"{name}: a seed outside 0 to 2**31 - 1, or negative noops; fetch it again")
+    if "state_offsets" in arrays:
+        ends = arrays["state_offsets"]
+        if ends[0] != 0 or ends[-1] != len(arrays["state"]) or (np.diff(ends) < 0).any():
+            raise ValueError(
+                f"{name}: state_offsets must rise from 0 to the size of state, {len(arrays['state'])}; fetch it again"
+            )
 
 
 class Tape:

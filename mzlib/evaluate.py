@@ -55,7 +55,7 @@ class Observation(NamedTuple):
 
     frames: np.ndarray | None  # (n, 84, 84) uint8; None for a policy that sets `sees_frames` to False
     began: np.ndarray  # (n,) bool: the episode's first observation
-    life_lost: np.ndarray  # (n,) bool: a life was lost in the step before
+    life_lost: np.ndarray  # (n,) bool: a life was lost, and the next one begins with the next action
 
 
 class Policy(Protocol):
@@ -77,6 +77,7 @@ class Episode:
         self.score = self.steps = 0
         self.first_life_score: int | None = None
         self.began, self.life_lost, self.first_key = True, False, False
+        self.waits_for: str | None = None
         self.rooms: set[int] = set()
 
     @classmethod
@@ -93,14 +94,31 @@ class Episode:
         self.score += reward
         self.steps += 1
         lives = self.emulator.lives
-        self.began, self.life_lost, self.lives = False, lives < self.lives, lives
-        if self.life_lost and self.first_life_score is None:
+        lost, dying = lives < self.lives, False
+        self.lives = lives
+        if lost and self.first_life_score is None:
             self.first_life_score = self.score
         if self.emulator.game == "montezuma_revenge":
             facts = self.emulator.facts
+            dying = facts.dying
             self.rooms.add(facts.room)
             self.first_key |= facts.keys > 0
+        self._next_life(lost, dying)
         return reward
+
+    def _next_life(self, lost: bool, dying: bool) -> None:
+        """Tell when the next life begins: at the loss, in Montezuma a step after the death animation has run."""
+        self.began = False
+        if self.emulator.game != "montezuma_revenge":
+            self.life_lost = lost
+            return
+        self.life_lost = self.waits_for == "respawn"
+        if lost:
+            self.waits_for = "animation"
+        elif self.waits_for == "animation" and not dying:
+            self.waits_for = "respawn"
+        elif self.life_lost:
+            self.waits_for = None
 
     @property
     def ended(self) -> bool:

@@ -96,9 +96,17 @@ def rewritten(path: Path, **changes) -> Path:
         ({"rewards": np.zeros(4, np.int32)}, "rewards has shape"),
         ({"offsets": np.array([0, 3, 9])}, "offsets must rise from 0 to the number of actions, 5"),
         ({"offsets": np.array([0, 3, 3, 5])}, "offsets must rise"),
-        ({"seed": np.zeros(3)}, "seed has shape"),
+        ({"seed": np.zeros(3, int)}, "seed has shape"),
         ({"state": np.zeros(3, np.uint8)}, "state and state_offsets go together"),
         ({"actions": np.array([None] * 5)}, "damaged or not a demo file"),
+        ({"offsets": np.array([0.0, 3, 5])}, "offsets is float64; integers are needed"),
+        ({"seed": np.array([1.5, 2])}, "seed is float64; integers"),
+        ({"seed": np.array([-1, 2])}, "a seed outside 0 to"),
+        ({"noops": np.array([0, -7])}, "negative noops"),
+        ({"frames_per_action": 0}, "frames_per_action is 0"),
+        ({"sticky": 1.5}, "sticky is 1.5"),
+        ({"sticky": "often"}, "sticky is often"),
+        ({"state": np.zeros(3, np.uint8), "state_offsets": np.array([0, 9, 3])}, "state_offsets must rise from 0"),
     ],
 )
 def test_each_fault_has_its_own_line(changes, message, tmp_path):
@@ -110,20 +118,43 @@ def test_each_fault_has_its_own_line(changes, message, tmp_path):
 
 
 def test_flipped_bytes_are_noticed(tmp_path):
-    path = written(tmp_path)
-    content = bytearray(path.read_bytes())
-    noticed = 0
-    for place in range(0, len(content), 7):
+    """Whatever byte is flipped: the one-line error, or (in a field that nobody reads) the same demos."""
+    path = tmp_path / "two.npz"
+    rng = np.random.default_rng(0)
+    made = [Demo(rng.integers(18, size=60).astype(np.uint8), np.zeros(60, np.int32), seed=seed) for seed in (1, 2)]
+    demos.save(path, made)
+    content = path.read_bytes()
+    messages = []
+    for place in range(len(content)):
         damaged = bytearray(content)
         damaged[place] ^= 0xFF
         path.write_bytes(damaged)
         try:
-            same = [(d.actions.tolist(), d.rewards.tolist(), d.seed, d.noops) for d in demos.load(path)]
-        except ValueError:
-            noticed += 1
+            read = [(d.actions.tolist(), d.rewards.tolist(), d.seed, d.noops, d.sticky) for d in demos.load(path)]
+        except ValueError as error:
+            messages.append(str(error))
         else:
-            assert same == [([1, 2, 3], [0, 0, 100], 5, 0), ([1, 2], [0, 0], 0, 7)], "read, but not as written"
-    assert noticed > 10
+            same = [(d.actions.tolist(), d.rewards.tolist(), d.seed, d.noops, d.sticky) for d in made]
+            assert read == same, "read, but not as written"
+    assert len(messages) > len(content) / 2
+    assert all(message.startswith("two.npz") and "\n" not in message for message in messages)
+
+
+def test_another_kind_of_file(tmp_path):
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    with pytest.raises(ValueError, match="^array.npz: damaged or not a demo file"):
+        demos.load(tmp_path / "array.npz")
+
+
+def test_a_torn_array_header(tmp_path):
+    path = tmp_path / "long.npz"
+    demos.save(path, [Demo(np.zeros(5000, np.uint8), np.zeros(5000, np.int32))])
+    rewritten(path)  # not compressed
+    path.write_bytes(path.read_bytes().replace(b"(5000,), }", b"(5000,(, }"))
+    with pytest.raises(ValueError, match="^long.npz: damaged or not a demo file") as raised:
+        demos.load(path)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_missing_file():

@@ -157,3 +157,16 @@ def test_the_demo_is_chosen_on_selection_seeds(monkeypatch):
 def test_wrong_protocols(setting, message):
     with pytest.raises(ValueError, match=message):
         EvaluationProtocol(**setting)
+
+
+def test_the_next_life_begins_where_the_player_stands_again():
+    episode = Episode.from_reset(0, EvaluationProtocol(sticky=0, noop_max=0, episodes=1))
+    start = episode.emulator.facts
+    while not episode.life_lost:
+        assert episode.steps < 60
+        episode.step(ACTIONS.index("RIGHT") if episode.steps < 4 else 0)
+    now = episode.emulator.facts
+    assert (now.x, now.y, now.dying) == (start.x, start.y, False)
+    assert now.lives == start.lives - 1
+    episode.step(0)
+    assert not episode.life_lost

@@ -320,6 +320,29 @@ def test_a_damaged_checkpoint_is_named(tmp_path, keep):
         Search.load(path, TINY)
 
 
+def test_flipped_bytes_of_a_checkpoint_are_noticed(tmp_path):
+    path, config = tmp_path / "latest.npz", replace(TINY, batch=1, explore_steps=4)
+    with Search(config) as search:
+        search.advance()
+        search.save(path)
+        whole, workers = state_of(search), search.workers
+    content, messages = path.read_bytes(), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mzlib.go_explore.search.Workers", lambda *_: workers)  # a fresh emulator each would take 0.2 s
+        for place in range(len(content) // 2, len(content), 5):  # the zip directory and the arrays before it
+            damaged = bytearray(content)
+            damaged[place] ^= 0xFF
+            path.write_bytes(damaged)
+            try:
+                read = state_of(Search.load(path, config))
+            except ValueError as error:
+                messages.append(str(error))
+            else:
+                assert same(read, whole)
+    assert len(messages) > 50
+    assert all("remove it to begin anew" in message and "\n" not in message for message in messages)
+
+
 def test_every_cell_is_reached_by_its_way():
     """Replay some ways from the start: they end in the cell, with the score, after so many actions."""
     with Search(replace(TINY, noops=5)) as search:

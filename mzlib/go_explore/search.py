@@ -5,10 +5,12 @@ import json
 import signal
 import threading
 import zipfile
+import zlib
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError  # NumPy parses array headers with tokenize
 
 import numpy as np
 
@@ -19,6 +21,8 @@ from mzlib.go_explore.archive import Archive, Best, Node, Pick, pack_blobs, unpa
 from mzlib.go_explore.cells import cell_function
 from mzlib.go_explore.workers import Explorer, Task, Workers
 from mzlib.runs import Run, atomic_path, progress
+
+BROKEN = (zipfile.BadZipFile, zlib.error, TokenError)  # what NumPy lets through from a damaged file
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ class Search:
                 )
                 drawn, sizes = int(arrays["drawn"]), arrays["batch_sizes"].tolist()
                 generator = json.loads(str(arrays["rng"]))
-        except (OSError, KeyError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, LookupError, EOFError, TypeError, ValueError, RuntimeError, *BROKEN) as error:
             raise ValueError(f"{path.name}: not a readable checkpoint ({error}); remove it to begin anew") from error
         search = cls(config, archive)
         search.drawn, search.rng.bit_generator.state = drawn, generator
