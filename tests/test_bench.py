@@ -1,15 +1,35 @@
-"""The benchmark runs and writes what it measured; no time is asserted."""
+"""The benchmarks run and write what they measured; no time is asserted."""
 
 import json
 
+from bench.durability import drill
 from bench.speed import main
+from mzlib.go_explore import GoExploreConfig
 
 
 def test_the_table_and_the_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MZ_RUNS", str(tmp_path))
     main(["--seconds", "0.2", "--only", "explore_domain", "--only", "emulator"])
-    results = json.loads((tmp_path / "bench.json").read_text())["results"]
-    assert {"explore_efficiency_domain", "explore_steps_per_s_domain", "step_us"} <= results.keys()
-    assert all(result["value"] > 0 for result in results.values())
+    report = json.loads((tmp_path / "bench.json").read_text())
+    results = report["results"]
+    assert {"explore_efficiency_domain", "explore_steps_per_s_domain", "emulator_step_us", "frame_us"} <= results.keys()
+    assert results["explore_efficiency_domain"]["reference"]
+    assert all(result["value"] > 0 and result["unit"] for result in results.values())
+    assert report["machine"]
+    assert report["commit"]
     table = capsys.readouterr().out
     assert all(name in table for name in results)
+
+
+def test_the_headline_efficiency_is_that_of_downscaled_cells(tmp_path, monkeypatch):
+    monkeypatch.setenv("MZ_RUNS", str(tmp_path))
+    main(["--seconds", "0.1", "--only", "explore_downscaled"])
+    results = json.loads((tmp_path / "bench.json").read_text())["results"]
+    assert results["explore_efficiency"] == results["explore_efficiency_downscaled"]
+
+
+def test_a_kill_leaves_no_trace(capsys):
+    result = drill(GoExploreConfig(total_steps=12_000, checkpoint_every=800, workers=2), kills=1, seed=1)
+    assert result["kills"] == 1
+    assert result["steps"] >= 12_000
+    assert "the same archive in the end" in capsys.readouterr().out

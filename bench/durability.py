@@ -1,0 +1,205 @@
+"""A search killed again and again, checked after each kill: `python -m bench.durability` writes
+data/results/go_explore_durability.json.
+
+Nothing is written unless after each kill -9 of the main process the explorers end by themselves, the checkpoint loads,
+it holds the score that the search never killed had at that step, its best way replays to that score, and no more was
+lost than is searched between two checkpoints; and the final archive equals that of the search never killed.
+"""
+
+import argparse
+import datetime
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mzlib import runs
+from mzlib.go_explore import GoExploreConfig, Search
+from mzlib.runs.folders import read_metrics
+
+PATIENCE = 20  # seconds that orphaned explorers have to notice
+
+
+class Stage:
+    """The search as a user starts it: `python -m mzlib.go_explore` in a process group of its own."""
+
+    def __init__(self, config: GoExploreConfig, folder: Path):
+        command = [sys.executable, "-m", "mzlib.go_explore", "--profile", "smoke", "--folder", str(folder)]
+        for name in ("cells", "total_steps", "seed", "checkpoint_every", "workers"):
+            command += ["--set", f"{name}={getattr(config, name)}"]
+        environment = os.environ | {"MZ_RUNS": str(folder.parent), "CI": "true"}
+        self.folder, self.checkpoint = folder, folder / "checkpoints" / "latest.npz"
+        self.log = folder.with_suffix(".log")
+        with open(self.log, "a") as log:
+            self.process = subprocess.Popen(
+                command, cwd=runs.REPO, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def __enter__(self) -> "Stage":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for process in self.members():
+            os.kill(process, signal.SIGKILL)
+        self.process.wait()
+
+    def members(self) -> list[int]:
+        """The living processes of the group: the main one, explorers, multiprocessing's resource tracker."""
+        table = subprocess.run(["ps", "-A", "-o", "pid=,pgid=,stat="], check=True, capture_output=True, text=True)
+        rows = [line.split() for line in table.stdout.splitlines()]
+        return [int(pid) for pid, group, state in rows if int(group) == self.process.pid and state[0] != "Z"]
+
+    def finish(self) -> None:
+        """Wait for a regular end; RuntimeError with the last line it said if it is another."""
+        if self.process.wait():
+            raise RuntimeError(f"the search ended with {self.process.returncode}: {self.last_words()}")
+
+    def last_words(self) -> str:
+        return (self.log.read_text().strip().splitlines() or ["(nothing)"])[-1]
+
+    def kill(self, delay: float) -> tuple[int, float]:
+        """kill -9 the main process alone after `delay` seconds; (others in its group, seconds until all were gone)."""
+        try:
+            self.process.wait(timeout=delay)
+        except subprocess.TimeoutExpired:
+            others = len(self.members()) - 1
+            self.process.kill()
+            self.process.wait()
+        else:
+            raise RuntimeError(
+                f"the search ended before its kill, with {self.process.returncode}: {self.last_words()}; "
+                "if it was finished, give it more --steps"
+            )
+        since = time.perf_counter()
+        while left := self.members():
+            if time.perf_counter() > since + PATIENCE:
+                raise RuntimeError(f"{len(left)} processes outlived the killed search by {PATIENCE} s")
+            time.sleep(0.05)
+        return others, time.perf_counter() - since
+
+
+def check(stage: Stage, config: GoExploreConfig, score_steps: dict[int, int], before: int) -> dict:
+    """Hold what a kill left against the search never killed; RuntimeError for what is lost or invented.
+
+    score_steps: of the search never killed, each best score -> the step at which it was reached. before: steps of the
+    checkpoint seen last.
+    """
+    logged = max((row["step"] for row in read_metrics(stage.folder / "metrics.jsonl")), default=0)
+    steps = score = 0
+    verified = None
+    if stage.checkpoint.exists():
+        with Search.load(stage.checkpoint, replace(config, workers=1)) as search:
+            steps, score = search.archive.steps, max(search.archive.score_steps)
+            demo = search.demo()  # raises if the replay tells another score
+            verified = demo.score
+            if verified != score:
+                raise RuntimeError(f"step {steps}: the archive says {score} points, its best way is worth {verified}")
+    expected = max((points for points, step in score_steps.items() if step <= steps), default=0)
+    if steps < before:
+        raise RuntimeError(f"the checkpoint went back from step {before} to {steps}")
+    if score != expected:
+        raise RuntimeError(f"step {steps}: {score} points, but the search never killed had {expected}")
+    most = config.checkpoint_every + config.batch * config.explore_steps
+    if logged - steps > most:
+        raise RuntimeError(f"the log says step {logged}, the checkpoint {steps}: more than {most} lost")
+    return {"steps": steps, "score": score, "verified": verified}
+
+
+def drill(config: GoExploreConfig, kills: int, seed: int) -> dict:
+    """Search once undisturbed, once killed `kills` times at random moments and resumed; RuntimeError if it shows.
+
+    Returns {kills, score, cells, steps, gone_s: longest time until the explorers had ended}.
+    """
+    rng = np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory(prefix="mz_durability_") as scratch:
+        root = Path(scratch).resolve()
+        since = time.perf_counter()
+        with Stage(config, root / "whole") as whole:
+            while not whole.checkpoint.exists() and whole.process.poll() is None:
+                time.sleep(0.02)
+            first = time.perf_counter() - since
+            whole.finish()
+        total = time.perf_counter() - since
+        starting = max(0.0, first - total * config.checkpoint_every / config.total_steps)
+        with Search.load(whole.checkpoint, replace(config, workers=1)) as search:
+            score_steps = search.archive.score_steps
+            result = {"kills": kills, "score": search.demo().score, "cells": len(search.archive)}
+            result["steps"] = search.archive.steps
+        print(f"undisturbed: {result['score']} points, {result['cells']} cells in {total:.1f} s", flush=True)
+        before, slowest = 0, 0.0
+        for number in range(1, kills + 1):
+            delay = rng.uniform(starting / 2, starting + (total - starting) / (kills + 1))
+            with Stage(config, root / "killed") as stage:
+                others, gone = stage.kill(delay)
+            left = check(stage, config, score_steps, before)
+            before, slowest = left["steps"], max(slowest, gone)
+            told = "no checkpoint yet" if left["verified"] is None else f"{left['verified']:5,} points, replayed"
+            print(
+                f"kill {number:2} after {delay:5.2f} s: {others} other processes gone in {gone:.2f} s; "
+                f"step {left['steps']:7,}, {told}",
+                flush=True,
+            )
+        with Stage(config, root / "killed") as stage:
+            stage.finish()
+        with np.load(whole.checkpoint) as one, np.load(stage.checkpoint) as other:
+            differing = [name for name in one.files if not np.array_equal(one[name], other[name])]
+            if differing or one.files != other.files:
+                raise RuntimeError(f"killed and resumed, the search came to other {', '.join(differing)}")
+    print(f"killed {kills} times: the same archive in the end, array for array")
+    return result | {"gone_s": slowest}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.durability", description="Kill a search again and again.")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=120_000, help="of each of the two searches")
+    parser.add_argument("--checkpoint-every", type=int, default=5_000, help="steps")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
+    parser.add_argument("--seed", type=int, default=0, help="of the search and of the moments of the kills")
+    given = parser.parse_args(argv)
+    config = GoExploreConfig(
+        cells="domain",
+        total_steps=given.steps,
+        seed=given.seed,
+        checkpoint_every=given.checkpoint_every,
+        workers=given.workers,
+    )
+    since = time.perf_counter()
+    result = drill(config, given.kills, given.seed)
+    protocol = {
+        "what": "a search killed (-9) at random moments and resumed; it must end as the search never killed",
+        "cells": config.cells,
+        "kills": given.kills,
+        "steps": given.steps,
+        "checkpoint_every": given.checkpoint_every,
+        "checked after each kill": "explorers end, checkpoint loads, its score is the undisturbed search's, replayed",
+        "score": result["score"],
+        "longest until explorers ended, s": round(result["gone_s"], 2),
+    }
+    record = {
+        "name": "Go-Explore: kills survived without a trace",
+        "value": result["kills"],
+        "unit": "kills",
+        "interval": [result["kills"], result["kills"]],
+        "per_seed": {str(given.seed): result["kills"]},
+        "protocol": protocol,
+        "steps": result["steps"],
+        "upstream_steps": 0,
+        "wall_s": round(time.perf_counter() - since, 1),
+        "machine": runs.machine(),
+        "command": f"python -m bench.durability --kills {given.kills} --steps {given.steps} --seed {given.seed}",
+        "commit": runs.git_commit(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    runs.write_result("go_explore_durability", [record])
+
+
+if __name__ == "__main__":
+    main()
