@@ -134,7 +134,7 @@ def drill(config: GoExploreConfig, kills: int, seed: int) -> dict:
         print(f"undisturbed: {result['score']} points, {result['cells']} cells in {total:.1f} s", flush=True)
         before, slowest = 0, 0.0
         for number in range(1, kills + 1):
-            delay = rng.uniform(starting / 2, starting + (total - starting) / (kills + 1))
+            delay = rng.uniform(starting / 2, starting + 1.5 * (total - starting) / (kills + 2))
             with Stage(config, root / "killed") as stage:
                 others, gone = stage.kill(delay)
             left = check(stage, config, score_steps, before)
