@@ -85,8 +85,13 @@ def explore_efficiency(cells: str, seconds: float) -> dict[str, dict]:
             exploring.append(exploring_speed(search, seconds))
         size = statistics.mean(map(len, search.archive.states))
         cells_known = len(search.archive)
-    ratio = statistics.median(ours / bare for ours, bare in zip(exploring, raw, strict=True))
-    efficiency = {"value": ratio, "unit": "ratio", "reference": "concurrent raw 4x act loops"}
+    rounds = [ours / bare for ours, bare in zip(exploring, raw, strict=True)]
+    efficiency = {
+        "value": statistics.median(rounds),
+        "unit": "ratio",
+        "reference": "concurrent raw 4x act loops",
+        "rounds": rounds,
+    }
     headline = {"explore_efficiency": efficiency} if cells == "downscaled" else {}
     return headline | {
         f"explore_efficiency_{cells}": efficiency,
@@ -132,6 +137,7 @@ def main(argv: list[str] | None = None) -> None:
         found = BENCHES[name](given.seconds)
         results |= found
         for key, result in found.items():
-            print(f"{key:>32}  {result['value']:12,.3f}  {result['unit']}", flush=True)
+            rounds = " ".join(f"{ratio:.2f}" for ratio in result.get("rounds", []))
+            print(f"{key:>32}  {result['value']:12,.3f}  {result['unit']}  {rounds}".rstrip(), flush=True)
     report = {"results": results, "machine": runs.machine(), "commit": runs.git_commit()}
     runs.write_atomic(runs.runs_root() / "bench.json", json.dumps(report, indent=1) + "\n")
