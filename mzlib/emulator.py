@@ -164,8 +164,7 @@ class Emulator:
     @property
     def screen(self) -> np.ndarray:
         """(210, 160) uint8: gray, the maximum of the last step's last two frames."""
-        gray = cv2.LUT(self._screens, GRAY)
-        return np.maximum(gray[0], gray[1])
+        return cv2.max(*cv2.LUT(self._screens, GRAY))
 
     @property
     def frame(self) -> np.ndarray:
