@@ -4,15 +4,19 @@ Not in `__main__.py`: multiprocessing can't find a package's main module again i
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 
 import numpy as np
-from ale_py import ALEInterface, LoggerMode
+from ale_py import ALEInterface, ALEState, LoggerMode
 
 from mzlib import runs
 from mzlib.emulator import Emulator, rom_path
@@ -20,53 +24,67 @@ from mzlib.go_explore import GoExploreConfig, Search
 from mzlib.go_explore.workers import random_actions
 
 CONFIG = GoExploreConfig(total_steps=10**9)
+ROUNDS = 12
+HANDED_OUT_SECONDS = 0.5  # after which explorers have finished what they were given
 
 
-def raw_loop(seconds: float, seed: int, barrier, counts) -> None:
-    """The reference: nothing but four `act` calls an action, on the explorer's kind of action stream.
+def raw_loop(seed: int, connection: Connection) -> None:
+    """The reference: nothing but four `act` calls an action, on the explorers' kind of action stream from the states
+    that they return to (some rooms take the emulator longer than others), for as many seconds as asked.
 
-    A game that is over goes on from its restored first state at once: a reset would cost as much as a dozen steps, and
-    steps of a finished game cost nothing.
+    The next state's turn comes after `explore_steps` or with the game's end: a finished game's steps cost nothing.
     """
     ALEInterface.setLoggerMode(LoggerMode.Error)
     ale = ALEInterface()
     ale.setFloat("repeat_action_probability", 0.0)
     ale.loadROM(rom_path("montezuma_revenge"))
-    start = ale.cloneState()
-    stream = random_actions(np.random.default_rng(seed), replace(CONFIG, explore_steps=20_000)).tolist()
-    barrier.wait(timeout=60)
-    end, steps = time.perf_counter() + seconds, 0
-    act, over = ale.act, ale.game_over
-    while time.perf_counter() < end:
-        for action in stream[steps % 20_000 : steps % 20_000 + 100]:
-            act(action)
-            act(action)
-            act(action)
-            act(action)
-            if over():
-                ale.restoreState(start)
-        steps += 100
-    counts.put(steps)
+    rng, act, over = np.random.default_rng(seed), ale.act, ale.game_over
+    connection.send("ready")
+    while asked := connection.recv():
+        seconds, states = asked
+        episodes = [(ALEState(state), random_actions(rng, CONFIG).tolist()) for state in states]
+        steps, since = 0, time.perf_counter()
+        for state, actions in itertools.cycle(episodes):
+            if time.perf_counter() > since + seconds:
+                break
+            ale.restoreState(state)
+            for action in actions:
+                act(action)
+                act(action)
+                act(action)
+                act(action)
+                steps += 1
+                if over():
+                    break
+        connection.send(steps / (time.perf_counter() - since))
 
 
-def raw_speed(seconds: float, processes: int) -> float:
-    """Steps/s of as many concurrent raw loops as there are explorers."""
+@contextmanager
+def raw_loops(count: int) -> Iterator[list[Connection]]:
+    """As many concurrent raw loops as there are explorers, waiting to be asked."""
     context = get_context("spawn")
-    barrier, counts = context.Barrier(processes), context.Queue()
-    loops = [
-        context.Process(target=raw_loop, args=(seconds, seed, barrier, counts), daemon=True)
-        for seed in range(processes)
-    ]
+    pipes = [context.Pipe() for _ in range(count)]
+    loops = [context.Process(target=raw_loop, args=(seed, pipes[seed][1]), daemon=True) for seed in range(count)]
     for loop in loops:
         loop.start()
-    steps = sum(counts.get(timeout=seconds + 60) for _ in loops)
-    for loop in loops:
+    connections = [here for here, _ in pipes]
+    for connection in connections:
+        connection.recv()
+    yield connections
+    for connection, loop in zip(connections, loops, strict=True):
+        connection.send(None)
         loop.join()
-    return steps / seconds
+
+
+def raw_speed(loops: list[Connection], seconds: float, states: list[bytes]) -> float:
+    """Steps/s of all raw loops together, the states dealt out among them."""
+    for i, loop in enumerate(loops):
+        loop.send((seconds, states[i :: len(loops)]))
+    return sum(loop.recv() for loop in loops)
 
 
 def exploring_speed(search: Search, seconds: float) -> float:
-    """Steps/s of a search under way."""
+    """Steps/s of a search under way; its explorers have work in hand before and after."""
     search.advance()
     since, before = time.perf_counter(), search.archive.steps
     while time.perf_counter() < since + seconds:
@@ -75,14 +93,20 @@ def exploring_speed(search: Search, seconds: float) -> float:
 
 
 def explore_efficiency(cells: str, seconds: float) -> dict[str, dict]:
-    """Exploring steps/s over raw steps/s, the median of three rounds in turn, the archive warmed up first."""
+    """Exploring steps/s over raw steps/s: the median of short rounds in turn, the archive warmed up first.
+
+    Short, because a machine's speed drifts within seconds when others use it too.
+    """
     processes = os.cpu_count()
-    exploring, raw = [], []
-    with Search(replace(CONFIG, cells=cells, workers=processes)) as search:
-        exploring_speed(search, 2 * seconds)
-        for _ in range(3):
-            raw.append(raw_speed(seconds, processes))
-            exploring.append(exploring_speed(search, seconds))
+    exploring, raw, rng = [], [], np.random.default_rng(0)
+    with Search(replace(CONFIG, cells=cells, workers=processes)) as search, raw_loops(processes) as loops:
+        exploring_speed(search, seconds)
+        for _ in range(ROUNDS):
+            exploring.append(exploring_speed(search, seconds / 4))
+            time.sleep(HANDED_OUT_SECONDS)
+            picks = search.archive.select(rng, 40 * processes)
+            states = [search.workers.explorer.unpack(pick.state) for pick in picks]
+            raw.append(raw_speed(loops, seconds / 4, states))
         size = statistics.mean(map(len, search.archive.states))
         cells_known = len(search.archive)
     rounds = [ours / bare for ours, bare in zip(exploring, raw, strict=True)]

@@ -164,7 +164,11 @@ class Emulator:
     @property
     def screen(self) -> np.ndarray:
         """(210, 160) uint8: gray, the maximum of the last step's last two frames."""
-        return cv2.max(*cv2.LUT(self._screens, GRAY))
+        before, last = self._screens
+        gray = cv2.LUT(last, GRAY)
+        if before.tobytes() == last.tobytes():  # two times in three
+            return gray
+        return cv2.max(gray, cv2.LUT(before, GRAY))
 
     @property
     def frame(self) -> np.ndarray:
