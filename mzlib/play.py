@@ -33,10 +33,12 @@ def find_demo(name: str) -> Demo:
         if not candidates:
             raise FileNotFoundError("data/demos/ holds no demo file; fetch the repository again, or name a file")
     else:
-        file, _, index = name.partition("#")
+        file, numbered, index = name.partition("#")
+        if not file:
+            raise ValueError(f"--demo {name!r}: best, FILE.npz or FILE.npz#N is needed")
         path = Path(file) if Path(file).exists() else data_dir("demos", file)
         candidates = demos.load(path)
-        if index:
+        if numbered:
             if not index.isdigit() or int(index) >= len(candidates):
                 raise ValueError(f"--demo {name}: {path.name} holds demos 0 to {len(candidates) - 1}")
             return candidates[int(index)]
@@ -67,12 +69,10 @@ def parser() -> argparse.ArgumentParser:
         "--render", type=Path, metavar="OUT.mp4", help="write a clip of the replay, or of the first episode"
     )
     parser.add_argument("--episodes", type=int, help="play so many episodes from reset, open loop")
-    parser.add_argument("--seed", type=int, default=EvaluationProtocol.first_seed, help="the first episode's seed")
+    parser.add_argument("--seed", type=int, help=f"the first episode's (default: {EvaluationProtocol.first_seed})")
     parser.add_argument("--max-steps", type=int, help="cut every episode after so many steps")
-    parser.add_argument(
-        "--sticky", type=float, default=EvaluationProtocol.sticky, help="of the episodes (default: 0.25)"
-    )
-    parser.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
+    parser.add_argument("--sticky", type=float, help=f"of the episodes (default: {EvaluationProtocol.sticky})")
+    parser.add_argument("--workers", type=int, help="processes for the episodes (default: one a core)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser
 
@@ -86,13 +86,18 @@ def play(given: argparse.Namespace) -> dict:
         raise ValueError(f"--render {given.render}: a name ending in .mp4 is needed")
     demo = find_demo(given.demo)
     if given.episodes is None:
+        for name in ("seed", "sticky", "workers"):
+            if (value := getattr(given, name)) is not None:
+                raise ValueError(f"--{name} {value}: a demo is replayed as it was recorded; give --episodes too")
         return as_recorded(demo, given.max_steps, given.render) | {"demo": demo.source}
-    protocol = EvaluationProtocol(demo.game, given.sticky, episodes=given.episodes, first_seed=given.seed)
+    asked = {"sticky": given.sticky, "first_seed": given.seed}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    protocol = EvaluationProtocol(demo.game, frames_per_action=demo.frames_per_action, episodes=given.episodes, **asked)
     if given.max_steps is not None:
         protocol = replace(protocol, max_frames=given.max_steps * protocol.frames_per_action)
     if given.render is not None:
         write_mp4(given.render, render_steps(watch(OpenLoop(demo), protocol.first_seed, protocol)))
-    return evaluate(partial(OpenLoop, demo), protocol, given.workers) | {"demo": demo.source}
+    return evaluate(partial(OpenLoop, demo), protocol, given.workers or 0) | {"demo": demo.source}
 
 
 def main(argv: list[str] | None = None) -> None:

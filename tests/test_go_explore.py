@@ -126,8 +126,8 @@ def test_seen_counts():
 
 def test_done_holds_the_best_end():
     archive = Archive(ROOT)
-    archive.merge(archive.pick(0), offers(done=(0, 9)))
-    assert (archive.done.score, archive.done.length) == (0, 9)
+    archive.merge(archive.pick(0), offers(done=(-100, 9)))
+    assert (archive.done.score, archive.done.length) == (-100, 9)
     archive.merge(archive.pick(0), offers(done=(400, 7)))
     archive.merge(archive.pick(0), offers(done=(100, 2)))
     archive.merge(archive.pick(0), offers(done=(400, 8)))
@@ -318,6 +318,9 @@ def test_a_damaged_checkpoint_is_named(tmp_path, keep):
     path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
     with pytest.raises(ValueError, match=r"^latest.npz: not a readable checkpoint .* remove it to begin anew$"):
         Search.load(path, TINY)
+    folder = SimpleNamespace(checkpoints=tmp_path)
+    with pytest.raises(ValueError, match=r"^latest.npz: not a readable checkpoint"):
+        go_explore.load_archive(folder)
 
 
 def test_flipped_bytes_of_a_checkpoint_are_noticed(tmp_path):

@@ -1,7 +1,6 @@
 """The archive: for every cell the best known way there, and the log of episodes from which the ways are put
 together."""
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -135,7 +134,8 @@ class Archive:
         keep = bool(changed)
         if episode.done is not None:
             score, offset = episode.done
-            if (score, -pick.length - offset) > (self.done.score, -self.done.length or -math.inf):
+            better = (score, -pick.length - offset) > (self.done.score, -self.done.length)
+            if better or self.done.length == 0:  # the first way that ends may well have a score below 0
                 self.done = Best(score, pick.length + offset, Node(number, offset))
                 self._reached(score, self.steps + offset)
                 keep = True

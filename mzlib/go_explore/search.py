@@ -25,6 +25,16 @@ from mzlib.runs import Run, atomic_path, progress
 BROKEN = (zipfile.BadZipFile, zlib.error, TokenError)  # what NumPy lets through from a damaged file
 
 
+@contextmanager
+def readable(path: Path):
+    """The arrays of a checkpoint; whatever is wrong with them becomes a ValueError naming the file."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            yield arrays
+    except (OSError, LookupError, EOFError, TypeError, ValueError, RuntimeError, *BROKEN) as error:
+        raise ValueError(f"{path.name}: not a readable checkpoint ({error}); remove it to begin anew") from error
+
+
 @dataclass(frozen=True)
 class GoExploreConfig:
     """Settings of one search; defaults as in Ecoffet et al. 2021 (Methods) but for the batch, which is 100 there."""
@@ -144,20 +154,15 @@ class Search:
     @classmethod
     def load(cls, path: Path, config: GoExploreConfig) -> "Search":
         """The search that `save` wrote, its waiting picks handed out again; ValueError naming a file that isn't one."""
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                archive = Archive.from_arrays(arrays)
-                states = unpack_blobs("pick_states", arrays)
-                tasks = deque(
-                    Task(number, Pick(cell, score, length, Node(*node), state))
-                    for (number, cell, score, length, *node), state in zip(
-                        arrays["picks"].tolist(), states, strict=True
-                    )
-                )
-                drawn, sizes = int(arrays["drawn"]), arrays["batch_sizes"].tolist()
-                generator = json.loads(str(arrays["rng"]))
-        except (OSError, LookupError, EOFError, TypeError, ValueError, RuntimeError, *BROKEN) as error:
-            raise ValueError(f"{path.name}: not a readable checkpoint ({error}); remove it to begin anew") from error
+        with readable(path) as arrays:
+            archive = Archive.from_arrays(arrays)
+            states = unpack_blobs("pick_states", arrays)
+            tasks = deque(
+                Task(number, Pick(cell, score, length, Node(*node), state))
+                for (number, cell, score, length, *node), state in zip(arrays["picks"].tolist(), states, strict=True)
+            )
+            drawn, sizes = int(arrays["drawn"]), arrays["batch_sizes"].tolist()
+            generator = json.loads(str(arrays["rng"]))
         search = cls(config, archive)
         search.drawn, search.rng.bit_generator.state = drawn, generator
         standings = {key: archive.standing(cell) for cell, key in enumerate(archive.keys)}
@@ -168,11 +173,12 @@ class Search:
 
 
 def load_archive(run: Run) -> Archive:
-    """The archive of a run's latest checkpoint, to look at; FileNotFoundError if the run has none."""
+    """The archive of a run's latest checkpoint, to look at; FileNotFoundError if the run has none, ValueError if it is
+    damaged."""
     path = run.checkpoints / "latest.npz"
     if not path.exists():
         raise FileNotFoundError(f"{path.name}: this run has no checkpoint yet; run the search first")
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+    with readable(path) as arrays:
         return Archive.from_arrays(arrays)
 
 
