@@ -65,12 +65,16 @@ def first_key(workers: int) -> list[dict]:
 
 def five_million(workers: int) -> list[dict]:
     """Median over 3 seeds of the replay-verified score after 5 M steps."""
-    since, finals = time.perf_counter(), {}
+    since, finals, curve = time.perf_counter(), {}, []
     for seed in range(3):
         settings = runs.load_profile("full", "05_go_explore") | {"seed": seed, "workers": workers}
         config = runs.config_from(GoExploreConfig, settings)
         with runs.Run.open("05_go_explore", "full", config) as folder:
             finals[seed] = run(config, folder)
+            rows = folder.metrics()
+        columns = ("step", "score", "rooms", "cells")
+        curve += [{"seed": seed} | {name: row[name] for name in columns} for row in [*rows[4:-1:5], rows[-1]]]
+    runs.write_curve("five_million", curve)
     protocol = {"experiment": "five_million", **finals[0]["protocol"], "what": SEARCH, "replay verified": True}
     values = {seed: final["score"] for seed, final in finals.items()}
     steps, seconds = (sum(final[key] for final in finals.values()) for key in ("steps", "wall_s"))

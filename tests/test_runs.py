@@ -386,6 +386,10 @@ def test_results_come_back(book):
     runs.write_result("explore", [RECORD])
     assert runs.read_results() == {"explore": [RECORD]}
     assert results.data_dir("results") == book / "data" / "results"
+    runs.write_curve("explore", [{"seed": 0, "step": 10, "score": 100.0}, {"seed": 0, "step": 20, "score": 400.0}])
+    curve = (book / "data" / "results" / "explore.curve.csv").read_text()
+    assert curve == "seed,step,score\n0,10,100.0\n0,20,400.0\n"
+    assert runs.read_results() == {"explore": [RECORD]}, "a curve is no record"
 
 
 @pytest.mark.parametrize("key", sorted(RECORD))

@@ -21,7 +21,7 @@ from .folders import (
 )
 from .machine import REPO, code_hash, git_commit, machine, pick_device, progress, seed_everything, versions
 from .profiles import config_from, load_profile
-from .results import read_results, write_result
+from .results import read_results, write_curve, write_result
 
 __all__ = [
     "REPO",
@@ -43,5 +43,6 @@ __all__ = [
     "stage_main",
     "versions",
     "write_atomic",
+    "write_curve",
     "write_result",
 ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 
-from .folders import data_dir, write_json
+from .folders import data_dir, write_atomic, write_json
 from .profiles import plain
 
 FIELDS = {
@@ -40,6 +42,16 @@ def write_result(name: str, records: Sequence[Mapping]) -> None:
     for number, record in enumerate(checked):
         check_record(record, f"result {name!r}, record {number}")
     write_json(data_dir("results", f"{name}.json"), checked)
+
+
+def write_curve(name: str, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write learning curves beside a result, `data/results/<name>.curve.csv`: one line a row, `seed` and `step` among
+    the columns."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(data_dir("results", f"{name}.curve.csv"), text.getvalue())
 
 
 def read_results() -> dict[str, list[dict]]:
