@@ -18,6 +18,7 @@ from mzlib.runs import REPO
 # A module may import only from rows below its own.
 ROWS = """
 play
+pinpad_study
 robustify internal_rl rnd bc meta
 go_explore
 evaluate

@@ -1,0 +1,302 @@
+"""Internal RL: a policy acts in code space, on the options' timescale; backbone, switch and hypernetwork are part of
+its environment (Kobayashi et al. 2025, Appendix C.5).
+
+One option: the policy gives a code z; until the switch opens (β ≥ threshold, tested on the state after the action) or
+the episode ends, actions are drawn from the backbone's upper blocks with the residual stream controlled by z.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Normal
+
+from mzlib.backbone import PinpadBackbone
+from mzlib.layers import HawkBlock
+from mzlib.metacontroller import Metacontroller
+from mzlib.pinpad import Pinpad, PinpadConfig
+from mzlib.ppo import batch_advantage, clipped_loss
+
+
+@dataclass(frozen=True)
+class InternalRLConfig:
+    """Settings of one reinforcement; defaults as in Kobayashi et al. 2025, Appendix C.5 and D.3 (grid)."""
+
+    episodes: int = 1024  # a batch
+    epochs: int = 2
+    minibatches: int = 4
+    clip: float = 0.2
+    learning_rate: float = 3e-5
+    max_norm: float = 1.0  # of the gradient
+    beta_threshold: float = 0.5
+    policy_width: int = 256
+
+
+class CodePolicy(nn.Module):
+    """π(z_t | e_1:t): one recurrent block, then a diagonal Gaussian that begins as the codes' prior N(0, I)."""
+
+    def __init__(self, residual_width: int, code_dim: int, width: int = 256):
+        super().__init__()
+        self.enter = nn.Linear(residual_width, width)
+        self.block = HawkBlock(width, width, 4, 2 * width)
+        self.norm = nn.LayerNorm(width)
+        self.mean = nn.Linear(width, code_dim)
+        nn.init.zeros_(self.mean.weight)
+        nn.init.zeros_(self.mean.bias)
+        self.log_std = nn.Parameter(torch.zeros(code_dim))
+
+    def forward(self, residual: Tensor) -> Normal:
+        """The distribution of z at every step of e (b, t, n_e)."""
+        return self._distribution(self.block(self.enter(residual)))
+
+    def step(self, residual: Tensor, cache: tuple) -> tuple[Normal, tuple]:
+        """The distribution of z_t from e_t (b, n_e) and what went before."""
+        hidden, cache = self.block.step(self.enter(residual), cache)
+        return self._distribution(hidden), cache
+
+    def _distribution(self, hidden: Tensor) -> Normal:
+        return Normal(self.mean(self.norm(hidden)), self.log_std.exp())
+
+    def init_cache(self, batch: int) -> tuple:
+        """The cache of a policy that has seen nothing."""
+        return self.block.init_cache(batch, self.log_std.device)
+
+
+class ControlledPinpad:
+    """n pinpads behind a frozen backbone, switch and hypernetwork: the option-level environment, one step at a time.
+
+    `residual` (m, n_e) is e_t of the m episodes still under way, `rows` (m,) their numbers, `opened` (m,) bool whether
+    a new code is due. Caches hold only episodes under way, so that a batch gets cheaper as its episodes end.
+    """
+
+    def __init__(self, backbone: PinpadBackbone, metacontroller: Metacontroller, threshold: float = 0.5):
+        self.backbone, self.metacontroller, self.threshold = backbone, metacontroller, threshold
+        self.generator: torch.Generator | None = None  # draws the actions; None: torch's own
+
+    def reset(self, pinpad: Pinpad) -> None:
+        """Begin the episodes of a freshly reset `pinpad`."""
+        self.pinpad, self.t = pinpad, 0
+        count, device = len(pinpad.observation), self.backbone.planes.device
+        self.rows = np.arange(count)
+        self.caches = self.backbone.init_cache(count)
+        self.history = torch.zeros(count, self.metacontroller.config.history_width, device=device)
+        self.code = torch.zeros(count, self.metacontroller.config.code_dim, device=device)
+        self._observe()
+
+    def _observe(self) -> None:
+        observations = torch.as_tensor(self.pinpad.observation[self.rows], device=self.code.device)
+        self.residual = self.backbone.lower_step(observations, self.caches)
+        switch, self.history = self.metacontroller.step(self.residual, self.history, self.code)
+        self.opened = switch >= self.threshold
+        if self.metacontroller.forced(self.t):
+            self.opened = torch.ones_like(self.opened)
+
+    def act(self, code: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Take one environment step under codes (m, n_z); returns rewards (m,) and which of them ended (m,) bool.
+
+        Ended episodes leave `rows`.
+        """
+        controlled = self.metacontroller.hypernetwork(self.residual, code)
+        logits = self.backbone.upper_step(controlled, self.caches).actions
+        actions = np.zeros(len(self.pinpad.observation), np.uint8)
+        drawn = torch.multinomial(logits.softmax(-1), 1, generator=self.generator)
+        actions[self.rows] = drawn[:, 0].cpu().numpy()
+        rewards, terminated, truncated = self.pinpad.step(actions)
+        ended = (terminated | truncated)[self.rows]
+        rewards = rewards[self.rows]
+        kept = torch.as_tensor(np.flatnonzero(~ended), device=code.device)
+        self.rows, self.t = self.rows[~ended], self.t + 1
+        self.code, self.history = code[kept], self.history[kept]
+        if ended.any():
+            self.caches = [tuple(entry[kept] for entry in cache) for cache in self.caches]
+        if len(self.rows):
+            self._observe()
+        return rewards, ended
+
+
+class Rollout(NamedTuple):
+    """A batch of episodes as a policy in code space lived them."""
+
+    residual: Tensor  # e (b, t, n_e), zeros after the end
+    code: Tensor  # z in force (b, t, n_z)
+    chosen: Tensor  # (b, t) bool: an option began, z was drawn
+    log_prob: Tensor  # (b, t) of z where chosen
+    returns: Tensor  # (b,)
+    lengths: np.ndarray  # (b,)
+
+
+@torch.no_grad()
+def rollout(environment: ControlledPinpad, policy: CodePolicy, pinpad: Pinpad) -> Rollout:
+    """Live the episodes of a freshly reset `pinpad`, all at once."""
+    environment.reset(pinpad)
+    count, horizon = len(environment.rows), pinpad.config.horizon
+    device, width = environment.code.device, environment.residual.shape[1]
+    residual = torch.zeros(count, horizon, width, device=device)
+    codes = torch.zeros(count, horizon, environment.code.shape[1], device=device)
+    chosen = torch.zeros(count, horizon, dtype=torch.bool, device=device)
+    log_prob = torch.zeros(count, horizon, device=device)
+    returns, lengths = np.zeros(count, np.float32), np.zeros(count, int)
+    cache = policy.init_cache(count)
+    for t in range(horizon):
+        if not len(rows := environment.rows):
+            break
+        distribution, cache = policy.step(environment.residual, cache)
+        drawn = distribution.sample()
+        code = torch.where(environment.opened[:, None], drawn, environment.code)
+        residual[rows, t], codes[rows, t], chosen[rows, t] = environment.residual, code, environment.opened
+        log_prob[rows, t] = distribution.log_prob(code).sum(-1)
+        rewards, ended = environment.act(code)
+        returns[rows] += rewards
+        lengths[rows] = t + 1
+        if ended.any():
+            kept = torch.as_tensor(np.flatnonzero(~ended), device=device)
+            cache = tuple(entry[kept] for entry in cache)
+    longest = int(lengths.max())
+    returns = torch.as_tensor(returns, device=device)
+    return Rollout(*(x[:, :longest] for x in (residual, codes, chosen, log_prob)), returns=returns, lengths=lengths)
+
+
+def improve(policy: CodePolicy, optimiser: torch.optim.Optimizer, lived: Rollout, config: InternalRLConfig) -> None:
+    """One round of PPO on a batch of episodes: every option of an episode has the episode's normalised return as its
+    advantage."""
+    advantage = batch_advantage(lived.returns)
+
+    def loss(rows: Tensor) -> Tensor:
+        log_prob = policy(lived.residual[rows]).log_prob(lived.code[rows]).sum(-1)
+        losses = clipped_loss(log_prob, lived.log_prob[rows], advantage[rows, None], config.clip)
+        return losses[lived.chosen[rows]].mean()
+
+    descend(policy, optimiser, loss, len(advantage), config)
+
+
+def descend(
+    policy: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    loss: Callable[[Tensor], Tensor],
+    count: int,
+    config: InternalRLConfig,
+) -> None:
+    """Take gradient steps on `loss(rows)` over shuffled minibatches of `count` episodes."""
+    for _ in range(config.epochs):
+        for rows in torch.randperm(count).chunk(config.minibatches):
+            optimiser.zero_grad()
+            loss(rows).backward()
+            nn.utils.clip_grad_norm_(policy.parameters(), config.max_norm)
+            optimiser.step()
+
+
+class RawRollout(NamedTuple):
+    """A batch of episodes as a policy over raw actions lived them."""
+
+    observations: Tensor  # (b, t, channels) uint8
+    actions: Tensor  # (b, t)
+    valid: Tensor  # (b, t) bool
+    log_prob: Tensor  # (b, t)
+    returns: Tensor  # (b,)
+    lengths: np.ndarray  # (b,)
+
+
+@torch.no_grad()
+def raw_rollout(backbone: PinpadBackbone, pinpad: Pinpad) -> RawRollout:
+    """Live the episodes of a freshly reset `pinpad` with actions drawn from the backbone itself."""
+    count, horizon, device = len(pinpad.observation), pinpad.config.horizon, backbone.planes.device
+    rows, caches = np.arange(count), backbone.init_cache(count)
+    observations = torch.zeros(count, horizon, backbone.config.channels, dtype=torch.uint8, device=device)
+    actions = torch.zeros(count, horizon, dtype=torch.long, device=device)
+    log_prob = torch.zeros(count, horizon, device=device)
+    returns, lengths = np.zeros(count, np.float32), np.zeros(count, int)
+    for t in range(horizon):
+        if not len(rows):
+            break
+        seen = torch.as_tensor(pinpad.observation[rows], device=device)
+        distribution = Categorical(logits=backbone.upper_step(backbone.lower_step(seen, caches), caches).actions)
+        drawn = distribution.sample()
+        observations[rows, t], actions[rows, t], log_prob[rows, t] = seen, drawn, distribution.log_prob(drawn)
+        everyone = np.zeros(count, np.uint8)
+        everyone[rows] = drawn.cpu().numpy()
+        rewards, terminated, truncated = pinpad.step(everyone)
+        ended = (terminated | truncated)[rows]
+        returns[rows] += rewards[rows]
+        lengths[rows] = t + 1
+        if ended.any():
+            kept = torch.as_tensor(np.flatnonzero(~ended), device=device)
+            caches = [tuple(entry[kept] for entry in cache) for cache in caches]
+        rows = rows[~ended]
+    longest = int(lengths.max())
+    valid = torch.arange(longest, device=device) < torch.as_tensor(lengths, device=device)[:, None]
+    lived = (x[:, :longest] for x in (observations, actions))
+    return RawRollout(*lived, valid, log_prob[:, :longest], torch.as_tensor(returns, device=device), lengths)
+
+
+def improve_raw(
+    backbone: PinpadBackbone, optimiser: torch.optim.Optimizer, lived: RawRollout, config: InternalRLConfig
+) -> None:
+    """The same round of PPO with raw actions in place of codes, on all of the backbone's weights."""
+    advantage = batch_advantage(lived.returns)
+
+    def loss(rows: Tensor) -> Tensor:
+        log_prob = Categorical(logits=backbone(lived.observations[rows]).actions).log_prob(lived.actions[rows])
+        losses = clipped_loss(log_prob, lived.log_prob[rows], advantage[rows, None], config.clip)
+        return losses[lived.valid[rows]].mean()
+
+    descend(backbone, optimiser, loss, len(advantage), config)
+
+
+class OptionEnv(gymnasium.Env):
+    """The option-level environment as gymnasium knows it: observation e_t (n_e,), action z (n_z,); a step lasts until
+    the option ends, its reward is what was won meanwhile, `info["steps"]` its length."""
+
+    def __init__(
+        self,
+        backbone: PinpadBackbone,
+        metacontroller: Metacontroller,
+        config: PinpadConfig,
+        task: tuple[int, ...] | None = None,
+        threshold: float = 0.5,
+    ):
+        self.controlled = ControlledPinpad(backbone, metacontroller, threshold)
+        self.config, self.task = config, task
+        width, dim = backbone.config.width, metacontroller.config.code_dim
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-10, 10, (dim,), np.float32)  # the prior is N(0, I)
+
+    @torch.no_grad()
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        """Draw a layout and look at it."""
+        super().reset(seed=seed)
+        pinpad = Pinpad(self.config, 1)
+        pinpad.reset_random(self.np_random, self.task)
+        self.controlled.generator = torch.Generator(self.controlled.backbone.planes.device)
+        self.controlled.generator.manual_seed(int(self.np_random.integers(2**31)))
+        self.controlled.reset(pinpad)
+        return self._residual(), {}
+
+    @torch.no_grad()
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """Follow one code until the switch opens or the episode ends."""
+        if not len(self.controlled.rows):
+            raise gymnasium.error.ResetNeeded("no episode is in play; call reset")
+        code = torch.as_tensor(action, dtype=torch.float32)[None].to(self.controlled.code.device)
+        total = steps = 0
+        while True:
+            rewards, ended = self.controlled.act(code)
+            total, steps = total + float(rewards[0]), steps + 1
+            if ended[0] or bool(self.controlled.opened[0]):
+                break
+        over = bool(ended[0])
+        truncated = over and self.controlled.t >= self.config.horizon and not total
+        return self._residual(), total, over and not truncated, truncated, {"steps": steps}
+
+    def _residual(self) -> np.ndarray:
+        """e of the episode; at its end the last one seen."""
+        return self.controlled.residual[0].cpu().numpy().copy()
+
+
+def raw_policy(backbone: PinpadBackbone) -> PinpadBackbone:
+    """A copy of the backbone whose weights may be trained."""
+    return copy.deepcopy(backbone).requires_grad_(True)
