@@ -2,8 +2,6 @@
 batch."""
 
 import json
-import signal
-import threading
 import zipfile
 import zlib
 from collections import deque
@@ -20,7 +18,7 @@ from mzlib.emulator import GAMES
 from mzlib.go_explore.archive import Archive, Best, Node, Pick, pack_blobs, unpack_blobs
 from mzlib.go_explore.cells import cell_function
 from mzlib.go_explore.workers import Explorer, Task, Workers
-from mzlib.runs import Run, atomic_path, progress
+from mzlib.runs import Run, atomic_path, progress, stop_button
 
 BROKEN = (zipfile.BadZipFile, zlib.error, TokenError)  # what NumPy lets through from a damaged file
 
@@ -188,20 +186,6 @@ def room_states(config: GoExploreConfig, archive: Archive) -> dict[int, bytes]:
     rooms = archive.column("room")
     first = {room: int(np.flatnonzero(rooms == room)[0]) for room in archive.rooms()}
     return {room: explorer.unpack(archive.states[cell]) for room, cell in first.items()}
-
-
-@contextmanager
-def stop_button():
-    """Within the block an interrupt (the notebook's stop button, Ctrl-C) only sets the event that this yields."""
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def open_search(config: GoExploreConfig, run: Run) -> Search:

@@ -22,6 +22,8 @@ from .folders import (
 from .machine import REPO, code_hash, git_commit, machine, pick_device, progress, seed_everything, versions
 from .profiles import config_from, load_profile
 from .results import read_results, write_curve, write_result
+from .training import load_training, save_training, stop_button, train
+from .weights import load_weights, save_weights
 
 __all__ = [
     "REPO",
@@ -33,14 +35,20 @@ __all__ = [
     "found_runs",
     "git_commit",
     "load_profile",
+    "load_training",
+    "load_weights",
     "machine",
     "pick_device",
     "progress",
     "read_results",
     "run_folder",
     "runs_root",
+    "save_training",
+    "save_weights",
     "seed_everything",
     "stage_main",
+    "stop_button",
+    "train",
     "versions",
     "write_atomic",
     "write_curve",
