@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 from ale_py import ALEInterface, ALEState, LoggerMode
 
+from bench.models import models
 from mzlib import runs
 from mzlib.emulator import Emulator, rom_path
 from mzlib.go_explore import GoExploreConfig, Search
@@ -147,6 +148,7 @@ BENCHES = {
     "emulator": emulator_costs,
     "explore_downscaled": lambda seconds: explore_efficiency("downscaled", seconds),
     "explore_domain": lambda seconds: explore_efficiency("domain", seconds),
+    "models": models,
 }
 
 

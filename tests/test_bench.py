@@ -2,9 +2,14 @@
 
 import json
 
+import torch
+
 from bench.durability import drill
+from bench.models import plain_forward, plain_scan, unbound_scan
 from bench.speed import main
 from mzlib.go_explore import GoExploreConfig
+from mzlib.layers import linear_scan
+from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
 
 
 def test_the_table_and_the_file(tmp_path, monkeypatch, capsys):
@@ -19,6 +24,19 @@ def test_the_table_and_the_file(tmp_path, monkeypatch, capsys):
     assert report["commit"]
     table = capsys.readouterr().out
     assert all(name in table for name in results)
+
+
+def test_the_plain_forms_compute_the_same():
+    a, b = torch.rand(2, 9, 4), torch.randn(2, 9, 4)
+    assert torch.allclose(plain_scan(a, b), linear_scan(a, b), atol=1e-5)
+    assert torch.allclose(unbound_scan(a, b), linear_scan(a, b), atol=1e-5)
+    meta = Metacontroller(MetacontrollerConfig(residual_width=16)).eval()
+    residual, lengths = torch.randn(3, 7, 16), torch.tensor([7, 3, 5])
+    torch.nn.init.zeros_(meta.encoder.layers[-1].weight)
+    torch.nn.init.constant_(meta.encoder.layers[-1].bias, -20.0)  # a proposal without noise to speak of
+    with torch.no_grad():
+        for ours, plain in zip(meta(residual, lengths), plain_forward(meta, residual, lengths), strict=True):
+            assert torch.allclose(ours, plain, rtol=0.05, atol=0.05)
 
 
 def test_the_headline_efficiency_is_that_of_downscaled_cells(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from .profiles import config_from
 
 
 def save_weights(path: Path, model, **about: object) -> str:
-    """Write `model` (with a dataclass `config`) to `path` (.safetensors, bfloat16), its configuration beside it (.json).
+    """Write `model` (with a dataclass `config`) to `path` (.safetensors, bfloat16), its configuration beside (.json).
 
     Returns the file's SHA-256. about: what else to record, such as `backbone`, the SHA-256 of the backbone that a
     metacontroller belongs to.
