@@ -22,7 +22,7 @@ pinpad_study
 robustify internal_rl rnd bc meta
 go_explore
 evaluate
-metacontroller policies
+metacontroller policies probes
 backbone
 ppo layers
 dataset

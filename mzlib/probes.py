@@ -1,0 +1,100 @@
+"""What a backbone knows about subgoals, the truth at hand: linear probes, and a controller trained for each subgoal.
+
+The first two of the checks that lead to discovery (Kobayashi et al. 2025, sections 3.1 and 3.2): if a probe can't read
+the subgoal, or a supervised controller can't write it, no metacontroller will find it.
+"""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mzlib.backbone import PinpadBackbone
+from mzlib.dataset import PinpadBatch
+from mzlib.pinpad import Pinpad
+
+
+def at_layer(backbone: PinpadBackbone, layer: int) -> PinpadBackbone:
+    """The same backbone, weights shared, cut after another block."""
+    cut = copy.copy(backbone)
+    cut.config = replace(backbone.config, layer=layer)
+    return cut
+
+
+def probe_accuracy(train: Tensor, train_goals: Tensor, test: Tensor, test_goals: Tensor, steps: int = 100) -> float:
+    """Held-out accuracy of a linear softmax classifier of the goal, features standardised, fitted by L-BFGS.
+
+    train, test: (steps, d). goals: (steps,).
+    """
+    mean, std = train.mean(0), train.std(0) + 1e-6
+    train, test = (train - mean) / std, (test - mean) / std
+    classes = int(max(train_goals.max(), test_goals.max())) + 1
+    weight = torch.zeros(classes, train.shape[1] + 1, requires_grad=True, device=train.device)
+    optimiser = torch.optim.LBFGS([weight], max_iter=steps, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        logits = F.linear(train, weight[:, :-1], weight[:, -1])
+        loss = F.cross_entropy(logits, train_goals) + 1e-3 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    found = F.linear(test, weight[:, :-1], weight[:, -1]).argmax(-1)
+    return float((found == test_goals).float().mean())
+
+
+def probe_by_layer(backbone: PinpadBackbone, train: PinpadBatch, test: PinpadBatch) -> list[float]:
+    """Accuracy of reading the subgoal in pursuit from the embedding and from the residual stream after each block."""
+    with torch.no_grad():
+        seen, unseen = backbone.residuals(train.observations), backbone.residuals(test.observations)
+    goals, unseen_goals = train.goals[train.valid].long(), test.goals[test.valid].long()
+    return [
+        probe_accuracy(x[train.valid], goals, y[test.valid], unseen_goals) for x, y in zip(seen, unseen, strict=True)
+    ]
+
+
+class SupervisedControllers(nn.Module):
+    """One low-rank controller U = A B for each subgoal: ê = e + U_g e (Kobayashi et al. 2025, section 3.2)."""
+
+    def __init__(self, goals: int, width: int, rank: int):
+        super().__init__()
+        self.a = nn.Parameter(0.1 * torch.randn(goals, width, rank) * rank**-0.5)
+        self.b = nn.Parameter(torch.randn(goals, rank, width) * width**-0.5)
+
+    def forward(self, residual: Tensor, goals: Tensor) -> Tensor:
+        """e (..., n_e) under the controllers of goals (...)."""
+        low = torch.einsum("...rd,...d->...r", self.b[goals], residual)
+        return residual + torch.einsum("...dr,...r->...d", self.a[goals], low)
+
+    def loss(self, backbone: PinpadBackbone, batch: PinpadBatch) -> Tensor:
+        """Mean −ln p of the expert's actions under the controller of the subgoal that it pursued."""
+        with torch.no_grad():
+            residual = backbone.lower(batch.observations)
+        logits = backbone.upper(self(residual, batch.goals.long().clamp(min=0))).actions
+        return F.cross_entropy(logits[batch.valid], batch.actions[batch.valid].long())
+
+
+@torch.no_grad()
+def play_supervised(backbone: PinpadBackbone, controllers: SupervisedControllers, pinpad: Pinpad) -> np.ndarray:
+    """(n,) bool: which episodes of a freshly reset `pinpad` succeed when the controller of the true subgoal is set at
+    every step."""
+    rows, caches = np.arange(pinpad.count), backbone.init_cache(pinpad.count)
+    won = np.zeros(pinpad.count, bool)
+    device = backbone.planes.device
+    while len(rows):
+        residual = backbone.lower_step(torch.as_tensor(pinpad.observation[rows], device=device), caches)
+        controlled = controllers(residual, torch.as_tensor(pinpad.goal[rows], device=device).long())
+        probabilities = backbone.upper_step(controlled, caches).actions.softmax(-1)
+        actions = np.zeros(pinpad.count, np.uint8)
+        actions[rows] = torch.multinomial(probabilities, 1)[:, 0].cpu().numpy()
+        won |= pinpad.step(actions)[0] > 0
+        kept = np.flatnonzero(~pinpad.done[rows])
+        if len(kept) < len(rows):
+            picked = torch.as_tensor(kept, device=device)
+            caches = [tuple(entry[picked] for entry in cache) for cache in caches]
+        rows = rows[kept]
+    return won
