@@ -29,8 +29,8 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float, unit: str = "") -> str:
-    """A value with its unit, in at most four significant digits unless it is whole."""
-    text = f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+    """A value with its unit: whole numbers and thousands in full, others in four significant digits."""
+    text = f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1_000 else f"{value:,.4g}"
     return f"{text} {unit}".strip()
 
 
