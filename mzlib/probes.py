@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mzlib.backbone import PinpadBackbone
 from mzlib.dataset import PinpadBatch
-from mzlib.pinpad import Pinpad
+from mzlib.pinpad import Episodes, Layouts, Pinpad, PinpadConfig, legs_of, plan
 
 
 def at_layer(backbone: PinpadBackbone, layer: int) -> PinpadBackbone:
@@ -98,3 +98,34 @@ def play_supervised(backbone: PinpadBackbone, controllers: SupervisedControllers
             caches = [tuple(entry[picked] for entry in cache) for cache in caches]
         rows = rows[kept]
     return won
+
+
+def expert_nll(config: PinpadConfig, episodes: Episodes) -> tuple[float, float]:
+    """The least mean −ln p(a_t) on clean expert episodes of `config.tasks`: (from observations alone, told the task).
+
+    What is left when the task is known are the expert's ties. Without it the best guess is Bayes': each task weighs by
+    how likely it makes what was seen so far. The difference is all that codes can bring.
+    """
+    known = legs_of(config, np.arange(len(config.tasks)))[0, :, :-1]
+    true = (episodes.tasks[:, None] == known).all(-1)  # (n, tasks)
+    copies = np.repeat(np.arange(len(episodes)), len(known))
+    tasks, layouts = (
+        np.tile(np.arange(len(known)), len(episodes)),
+        Layouts(*(cells[copies] for cells in episodes.layouts)),
+    )
+    game, paths = Pinpad(config, len(tasks)), plan(config, tasks, layouts)
+    game.reset(tasks, layouts)
+    weight = (paths.lengths.sum(1) <= config.horizon).reshape(true.shape).astype(float)
+    nll, told = [], []
+    for t in range(int(episodes.lengths.max())):
+        playing, action = t < episodes.lengths, episodes.actions[copies, t]
+        leg = np.minimum(game.progress, paths.lengths.shape[1] - 1)
+        optimal = paths.moves[:, np.arange(game.count), leg] >> game.observation[:, 0].astype(np.uint64) & np.uint64(1)
+        likely = optimal[action, np.arange(game.count)] / np.maximum(optimal.sum(0), 1)
+        likely = (likely * ~game.done).reshape(true.shape)
+        guess = (weight * likely).sum(1) / weight.sum(1)
+        nll.append(-np.log(guess[playing]))
+        told.append(-np.log(likely[true][playing]))
+        weight = np.where(playing[:, None], weight * likely, 1.0)
+        game.step(action)
+    return float(np.concatenate(nll).mean()), float(np.concatenate(told).mean())

@@ -6,8 +6,15 @@ import torch
 
 from mzlib.backbone import PinpadBackbone, PinpadBackboneConfig
 from mzlib.dataset import pinpad_batch
-from mzlib.pinpad import SINGLE, Pinpad, expert_episodes
-from mzlib.probes import SupervisedControllers, at_layer, play_supervised, probe_accuracy, probe_by_layer
+from mzlib.pinpad import LAPTOP, SINGLE, Pinpad, PinpadConfig, expert_episodes
+from mzlib.probes import (
+    SupervisedControllers,
+    at_layer,
+    expert_nll,
+    play_supervised,
+    probe_accuracy,
+    probe_by_layer,
+)
 
 
 def small() -> PinpadBackbone:
@@ -77,3 +84,21 @@ def test_success_is_the_games(task):
         expected |= same.step(np.full(50, 3))[0] > 0
     assert np.array_equal(won, expected)
     assert won.any() == (len(task) == 1)
+
+
+def test_the_least_nll_there_can_be():
+    """On four cells with a wall, the first move is a coin's toss if both pads lie beside the start, else certain."""
+    sizes = {"subgoals": ((0,), (1,)), "grid": 2, "colours": 2, "walls": 1}
+    corner = PinpadConfig(tasks=((0,), (1,)), post_training_task=(0,), **sizes)
+    episodes = expert_episodes(corner, 400, np.random.default_rng(0))
+    blind, told = expert_nll(corner, episodes)
+    assert told == 0
+    assert (episodes.lengths == 1).all()
+    beside = episodes.layouts.start + episodes.layouts.wall_cells[:, 0] == 3  # the wall lies across
+    assert 0.3 < beside.mean() < 0.7
+    assert blind == pytest.approx(np.log(2) * beside.mean())
+    episodes = expert_episodes(LAPTOP, 200, np.random.default_rng(0))
+    blind, told = expert_nll(LAPTOP, episodes)
+    gain = (blind - told) * episodes.lengths.mean()
+    assert gain < np.log(len(LAPTOP.tasks)), "no more than which of the tasks it is"
+    assert gain > np.log(len(LAPTOP.tasks)) - 0.5
