@@ -81,7 +81,7 @@ class ControlledPinpad:
     def reset(self, pinpad: Pinpad) -> None:
         """Begin the episodes of a freshly reset `pinpad`."""
         self.pinpad, self.t = pinpad, 0
-        count, device = len(pinpad.observation), self.backbone.planes.device
+        count, device = len(pinpad.observation), self.backbone.device
         self.rows = np.arange(count)
         self.caches = self.backbone.init_cache(count)
         self.history = torch.zeros(count, self.metacontroller.config.history_width, device=device)
@@ -204,7 +204,7 @@ class RawRollout(NamedTuple):
 @torch.no_grad()
 def raw_rollout(backbone: PinpadBackbone, pinpad: Pinpad) -> RawRollout:
     """Live the episodes of a freshly reset `pinpad` with actions drawn from the backbone itself."""
-    count, horizon, device = len(pinpad.observation), pinpad.config.horizon, backbone.planes.device
+    count, horizon, device = len(pinpad.observation), pinpad.config.horizon, backbone.device
     rows, caches = np.arange(count), backbone.init_cache(count)
     observations = torch.zeros(count, horizon, backbone.config.channels, dtype=torch.uint8, device=device)
     actions = torch.zeros(count, horizon, dtype=torch.long, device=device)
@@ -271,7 +271,7 @@ class OptionEnv(gymnasium.Env):
         super().reset(seed=seed)
         pinpad = Pinpad(self.config, 1)
         pinpad.reset_random(self.np_random, self.task)
-        self.controlled.generator = torch.Generator(self.controlled.backbone.planes.device)
+        self.controlled.generator = torch.Generator(self.controlled.backbone.device)
         self.controlled.generator.manual_seed(int(self.np_random.integers(2**31)))
         self.controlled.reset(pinpad)
         return self._residual(), {}

@@ -84,7 +84,7 @@ def play_supervised(backbone: PinpadBackbone, controllers: SupervisedControllers
     every step."""
     rows, caches = np.arange(pinpad.count), backbone.init_cache(pinpad.count)
     won = np.zeros(pinpad.count, bool)
-    device = backbone.planes.device
+    device = backbone.device
     while len(rows):
         residual = backbone.lower_step(torch.as_tensor(pinpad.observation[rows], device=device), caches)
         controlled = controllers(residual, torch.as_tensor(pinpad.goal[rows], device=device).long())

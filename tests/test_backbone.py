@@ -22,7 +22,7 @@ def batch():
     return pinpad_batch(expert_episodes(LAPTOP, 12, np.random.default_rng(0)))
 
 
-@pytest.mark.parametrize("changes", [{}, {"mixer": "hawk"}, {"window": 5}])
+@pytest.mark.parametrize("changes", [{}, {"mixer": "hawk"}, {"window": 5}, {"stem": "layout", "stem_width": 8}])
 @torch.no_grad()
 def test_step_by_step_equals_all_at_once(batch, changes):
     backbone = small(**changes)
@@ -40,7 +40,21 @@ def test_step_by_step_equals_all_at_once(batch, changes):
 def test_the_embedding_is_a_linear_layer_on_the_one_hot_observation(batch):
     backbone = small()
     flat = torch.from_numpy(one_hot(LAPTOP, batch.observations.numpy()))
-    assert torch.allclose(backbone.embedding(batch.observations), flat @ backbone.embed.weight, atol=1e-5)
+    assert torch.allclose(backbone.embedding(batch.observations), flat @ backbone.embedding.embed.weight, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_layout_stem_sees_the_whole_layout_and_the_agent(batch):
+    stem = small(stem="layout", stem_width=8).embedding
+    seen = stem(batch.observations)
+    moved = batch.observations[:, :1].clone()
+    for channel in range(moved.shape[2]):
+        other = moved.clone()
+        other[..., channel] = (other[..., channel] + 7) % LAPTOP.cells
+        assert not torch.allclose(stem(other), seen[:, :1]), f"channel {channel} matters"
+    walls_swapped = moved.clone()
+    walls_swapped[..., -2:] = moved[..., -2:].flip(-1)
+    assert torch.equal(stem(walls_swapped), seen[:, :1]), "walls are alike"
 
 
 @torch.no_grad()
@@ -76,7 +90,12 @@ def test_cloning_learns_the_expert():
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"mixer": "lstm"}, "mixer='lstm'"), ({"layer": 3}, "layer=3: with depth=3"), ({"heads": 3}, "width=16")],
+    [
+        ({"mixer": "lstm"}, "mixer='lstm'"),
+        ({"stem": "conv"}, "stem='conv'"),
+        ({"layer": 3}, "layer=3: with depth=3"),
+        ({"heads": 3}, "width=16"),
+    ],
 )
 def test_a_wrong_size_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
