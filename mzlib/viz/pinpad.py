@@ -1,0 +1,82 @@
+"""Figures of notebook 00: layouts, probes, switches over time, codes, learning curves."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from mzlib.pinpad import Episodes, PinpadConfig, render
+from mzlib.viz.style import OKABE_ITO
+
+
+def episode_figure(config: PinpadConfig, episodes: Episodes, row: int, pictures: int = 6) -> Figure:
+    """One expert episode as a strip of pictures, each titled with its step and the subgoal in pursuit."""
+    length = int(episodes.lengths[row])
+    steps = np.linspace(0, length, pictures).round().astype(int)
+    observations = episodes.take(np.array([row])).observations[0]
+    figure, axes = plt.subplots(1, pictures, figsize=(1.7 * pictures, 2.1))
+    for one, step in zip(axes, steps, strict=True):
+        one.imshow(render(config, observations[step]))
+        goal = episodes.goals[row, step] if step < length else None
+        one.set_title(f"step {step}, " + ("done" if goal is None else f"subgoal {goal}"), fontsize=9)
+        one.set(xticks=[], yticks=[])
+        one.grid(False)
+    return figure
+
+
+def layers_figure(probe: Sequence[float], success: Mapping[int, float]) -> Figure:
+    """By layer: how well a linear probe reads the subgoal, how often supervised controllers compose to the new task."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
+    left.plot(range(len(probe)), probe, "o-")
+    left.set(xlabel="after block", ylabel="probe accuracy", ylim=(0, 1), xticks=range(len(probe)))
+    right.bar([str(layer) for layer in success], list(success.values()), color=OKABE_ITO[2])
+    right.set(xlabel="controlled after block", ylabel="success, unseen task", ylim=(0, 1))
+    return figure
+
+
+def switch_figure(switch: np.ndarray, goals: np.ndarray, lengths: np.ndarray, episodes: int = 24) -> Figure:
+    """β of some episodes as rows, dark where open; the true changes of subgoal as marks."""
+    episodes = min(episodes, len(lengths))
+    shown = np.where(np.arange(switch.shape[1]) < lengths[:episodes, None], switch[:episodes], np.nan)
+    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.14 * episodes))
+    image = axes.imshow(shown, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    changed = goals[:episodes, 1:] != goals[:episodes, :-1]
+    changed &= np.arange(1, goals.shape[1]) < lengths[:episodes, None]
+    rows, steps = np.nonzero(changed)
+    axes.scatter(steps + 1, rows, marker="|", s=60, color=OKABE_ITO[5], label="true change of subgoal")
+    axes.set(xlabel="step", ylabel="episode", yticks=[])
+    axes.grid(False)
+    axes.legend(loc="upper right", fontsize=9)
+    figure.colorbar(image, label="switch β", pad=0.01)
+    return figure
+
+
+def codes_figure(codes: np.ndarray, goals: np.ndarray) -> Figure:
+    """Codes at their two main directions, coloured by the true subgoal in pursuit.
+
+    codes: (n, n_z). goals: (n,).
+    """
+    centred = codes - codes.mean(0)
+    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    points = centred @ directions[:2].T
+    figure, axes = plt.subplots(figsize=(4.6, 3.8))
+    for goal in np.unique(goals):
+        axes.scatter(*points[goals == goal].T, s=6, alpha=0.6, label=f"subgoal {goal}", color=OKABE_ITO[goal])
+    axes.set(xlabel="code, first main direction", ylabel="second")
+    axes.legend(fontsize=9, markerscale=2)
+    return figure
+
+
+def curves_figure(curves: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]) -> Figure:
+    """Success over episodes, a thin line a seed and the median bold, for each agent."""
+    figure, axes = plt.subplots(figsize=(7, 3.2))
+    for (name, seeds), colour in zip(curves.items(), OKABE_ITO, strict=False):
+        for episodes, success in seeds:
+            axes.plot(episodes / 1000, success, color=colour, alpha=0.3, linewidth=0.8)
+        shortest = min(len(success) for _, success in seeds)
+        middle = np.median([success[:shortest] for _, success in seeds], axis=0)
+        axes.plot(seeds[0][0][:shortest] / 1000, middle, color=colour, linewidth=2, label=name)
+    axes.set(xlabel="episodes (thousands)", ylabel="success on the unseen task", ylim=(-0.02, 1.02))
+    axes.legend(fontsize=9)
+    return figure
