@@ -25,7 +25,7 @@ from mzlib.go_explore import GoExploreConfig, Search
 from mzlib.go_explore.workers import random_actions
 
 CONFIG = GoExploreConfig(total_steps=10**9)
-ROUNDS = 12
+ROUNDS = 40
 HANDED_OUT_SECONDS = 0.5  # after which explorers have finished what they were given
 
 
@@ -103,11 +103,11 @@ def explore_efficiency(cells: str, seconds: float) -> dict[str, dict]:
     with Search(replace(CONFIG, cells=cells, workers=processes)) as search, raw_loops(processes) as loops:
         exploring_speed(search, seconds)
         for _ in range(ROUNDS):
-            exploring.append(exploring_speed(search, seconds / 4))
+            exploring.append(exploring_speed(search, seconds / 8))
             time.sleep(HANDED_OUT_SECONDS)
             picks = search.archive.select(rng, 40 * processes)
             states = [search.workers.explorer.unpack(pick.state) for pick in picks]
-            raw.append(raw_speed(loops, seconds / 4, states))
+            raw.append(raw_speed(loops, seconds / 8, states))
         size = statistics.mean(map(len, search.archive.states))
         cells_known = len(search.archive)
     rounds = [ours / bare for ours, bare in zip(exploring, raw, strict=True)]
