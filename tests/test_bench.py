@@ -4,6 +4,7 @@ import json
 
 import torch
 
+from bench import speed
 from bench.durability import drill
 from bench.models import plain_forward, plain_scan, unbound_scan
 from bench.speed import main
@@ -14,6 +15,7 @@ from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
 
 def test_the_table_and_the_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MZ_RUNS", str(tmp_path))
+    monkeypatch.setattr(speed, "ROUNDS", 2)
     main(["--seconds", "0.2", "--only", "explore_domain", "--only", "emulator"])
     report = json.loads((tmp_path / "bench.json").read_text())
     results = report["results"]
@@ -41,6 +43,7 @@ def test_the_plain_forms_compute_the_same():
 
 def test_the_headline_efficiency_is_that_of_downscaled_cells(tmp_path, monkeypatch):
     monkeypatch.setenv("MZ_RUNS", str(tmp_path))
+    monkeypatch.setattr(speed, "ROUNDS", 2)
     main(["--seconds", "0.1", "--only", "explore_downscaled"])
     results = json.loads((tmp_path / "bench.json").read_text())["results"]
     assert results["explore_efficiency"] == results["explore_efficiency_downscaled"]

@@ -1,0 +1,260 @@
+"""Notebook 00's stage: on the grid world, clone a backbone, let a metacontroller find subgoals in it, reinforce in code
+space."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mzlib import internal_rl, runs
+from mzlib.backbone import PinpadBackbone, PinpadBackboneConfig, clone_loss
+from mzlib.dataset import PinpadBatch, pinpad_batch
+from mzlib.evaluate import SELECTION_SEED
+from mzlib.internal_rl import CodePolicy, ControlledPinpad, InternalRLConfig
+from mzlib.meta import meta_loss
+from mzlib.metacontroller import Metacontroller, MetacontrollerConfig, annealed, switches_match
+from mzlib.pinpad import LAPTOP, PAPER, Pinpad, PinpadConfig, expert_episodes
+from mzlib.runs import Run, train
+
+SIZES = {"laptop": LAPTOP, "paper": PAPER}
+
+
+@dataclass(frozen=True)
+class PinpadStudyConfig:
+    """Settings of all three trainings; the `paper` profile has the paper's."""
+
+    size: str = "laptop"  # of the grid world: laptop or paper
+    seed: int = 0
+    device: str = "auto"
+    # backbone
+    stem: str = "layout"
+    mixer: str = "transformer"
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    mlp_width: int = 256
+    layer: int = 2
+    observation_weight: float = 0.01  # λ
+    noise: float = 0.0  # ε of the backbone's demonstrations
+    backbone_steps: int = 5_000
+    backbone_batch: int = 128
+    backbone_learning_rate: float = 1e-3
+    # metacontroller
+    code_dim: int = 8
+    controller_rank: int = 8
+    embedding: str = "sequence"
+    kl_weight: float = 0.1  # α
+    kl_begin: float = 0.01  # α at the first step
+    kl_anneal_steps: int = 2_000
+    switch_rate: int = 0
+    switch_bias: float = 0.0
+    switch_temperature: float = 1.0
+    switch_noise: bool = False
+    always_open: bool = False
+    cotrained: bool = False  # the backbone's weights are trained on with the metacontroller's
+    meta_steps: int = 5_000
+    meta_batch: int = 128
+    meta_learning_rate: float = 1e-3
+    weight_decay: float = 0.03
+    # internal RL
+    raw_actions: bool = False  # the baseline: the same algorithm on actions in place of codes
+    rl_batch: int = 512  # episodes
+    rl_iterations: int = 100
+    rl_learning_rate: float = 3e-4
+    policy_width: int = 128
+
+    def __post_init__(self):
+        if self.size not in SIZES:
+            raise ValueError(f"size={self.size!r}: use {' or '.join(SIZES)}")
+
+    @property
+    def pinpad(self) -> PinpadConfig:
+        """The grid world."""
+        return SIZES[self.size]
+
+    @property
+    def backbone(self) -> PinpadBackboneConfig:
+        """The backbone's size."""
+        world = self.pinpad
+        names = ("stem", "mixer", "width", "depth", "heads", "mlp_width", "layer")
+        sizes = {name: getattr(self, name) for name in names}
+        return PinpadBackboneConfig(world.grid, world.colours, world.walls, window=world.horizon, **sizes)
+
+    @property
+    def metacontroller(self) -> MetacontrollerConfig:
+        """The metacontroller's size and kind."""
+        names = ("code_dim", "controller_rank", "embedding", "always_open", "switch_rate", "switch_bias")
+        names += ("switch_temperature", "switch_noise")
+        return MetacontrollerConfig(self.width, **{name: getattr(self, name) for name in names})
+
+
+class ExpertBatches:
+    """Fresh expert episodes for every training step, which follow from seed, stage and step alone.
+
+    Eight batches are drawn at once and cut by length: less padding, no other difference.
+    """
+
+    TOGETHER = 8
+
+    def __init__(self, config: PinpadStudyConfig, stage: int, size: int, noise: float = 0.0):
+        self.config, self.stage, self.size, self.noise = config, stage, size, noise
+        self.device = runs.pick_device(config.device)
+        self.number, self.batches = -1, []
+
+    def __call__(self, step: int) -> PinpadBatch:
+        number, place = divmod(step, self.TOGETHER)
+        if number != self.number:
+            rng = np.random.default_rng((self.config.seed, self.stage, number))
+            episodes = expert_episodes(self.config.pinpad, self.TOGETHER * self.size, rng, self.noise)
+            order = np.argsort(episodes.lengths, kind="stable").reshape(self.TOGETHER, self.size)
+            self.batches = [episodes.take(rows) for rows in rng.permutation(order)]
+            self.number = number
+        return pinpad_batch(self.batches[place], self.device)
+
+
+def held_out(config: PinpadStudyConfig, count: int, task: tuple[int, ...] | None = None) -> PinpadBatch:
+    """Expert episodes from a selection seed, the same for every training seed."""
+    episodes = expert_episodes(config.pinpad, count, np.random.default_rng(SELECTION_SEED), task=task)
+    return pinpad_batch(episodes, runs.pick_device(config.device))
+
+
+def descend(parameters: list[nn.Parameter], optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One gradient step, the gradient's norm at most 1."""
+    optimiser.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimiser.step()
+
+
+def warm(learning_rate: float, step: int, steps: int) -> float:
+    """The learning rate at a step: up within 100 steps, then down in a straight line, to a twentieth at the end."""
+    return learning_rate * min((step + 1) / 100, max(0.05, 1 - step / steps))
+
+
+def train_backbone(config: PinpadStudyConfig, run: Run) -> PinpadBackbone:
+    """Clone the expert."""
+    torch.manual_seed(config.seed)
+    device = runs.pick_device(config.device)
+    backbone = PinpadBackbone(config.backbone).to(device)
+    optimiser = torch.optim.AdamW(
+        backbone.parameters(), config.backbone_learning_rate, weight_decay=config.weight_decay
+    )
+    draw, unseen = ExpertBatches(config, 0, config.backbone_batch, config.noise), held_out(config, 512)
+    parameters, steps = list(backbone.parameters()), config.backbone_steps
+
+    def update(step: int) -> dict[str, float] | None:
+        optimiser.param_groups[0]["lr"] = warm(config.backbone_learning_rate, step, steps)
+        batch = draw(step)
+        loss, nll = clone_loss(
+            backbone(batch.observations), batch.actions, batch.next_cells, batch.valid, config.observation_weight
+        )
+        descend(parameters, optimiser, loss)
+        if (step + 1) % 100 and step + 1 < steps:
+            return None
+        with torch.no_grad():
+            prediction = backbone(unseen.observations)
+            _, unseen_nll = clone_loss(prediction, unseen.actions, unseen.next_cells, unseen.valid, 0.0)
+        return {"backbone_nll": nll.item(), "backbone_held_out_nll": unseen_nll.item()}
+
+    parts = {"backbone": backbone, "optimiser": optimiser}
+    train(run, "backbone", steps, update, parts, headline="backbone_held_out_nll")
+    return backbone
+
+
+def train_metacontroller(config: PinpadStudyConfig, run: Run, backbone: PinpadBackbone) -> Metacontroller:
+    """Let a metacontroller find what the frozen backbone can be told."""
+    torch.manual_seed(config.seed + 1)
+    metacontroller = Metacontroller(config.metacontroller).to(runs.pick_device(config.device))
+    backbone.requires_grad_(config.cotrained)
+    parameters = [*metacontroller.parameters(), *(backbone.parameters() if config.cotrained else ())]
+    optimiser = torch.optim.AdamW(parameters, config.meta_learning_rate, weight_decay=config.weight_decay)
+    draw, unseen, steps = ExpertBatches(config, 1, config.meta_batch), held_out(config, 512), config.meta_steps
+
+    def update(step: int) -> dict[str, float] | None:
+        optimiser.param_groups[0]["lr"] = warm(config.meta_learning_rate, step, steps)
+        weight = annealed(config.kl_weight, step, config.kl_anneal_steps, config.kl_begin)
+        loss, nll, _ = meta_loss(backbone, metacontroller, draw(step), weight)
+        descend(parameters, optimiser, loss)
+        if (step + 1) % 100 and step + 1 < steps:
+            return None
+        return {"nll": nll.item(), "kl_weight": weight} | look(backbone, metacontroller, unseen)
+
+    parts = {"metacontroller": metacontroller, "optimiser": optimiser}
+    parts |= {"backbone": backbone} if config.cotrained else {}
+    train(run, "metacontroller", steps, update, parts, first=config.backbone_steps, headline="f1")
+    return metacontroller
+
+
+@torch.no_grad()
+def look(backbone: PinpadBackbone, metacontroller: Metacontroller, batch: PinpadBatch) -> dict[str, float]:
+    """Held-out NLL, KL in nats an episode, and how the switch compares with the true changes of subgoal."""
+    metacontroller.eval()
+    _, nll, controlled = meta_loss(backbone, metacontroller, batch, 0.0)
+    metacontroller.train()
+    kl = (controlled.kl * batch.valid).sum(1).mean()
+    return {"held_out_nll": nll.item(), "kl": kl.item()} | switches_match(controlled.switch, batch.goals, batch.valid)
+
+
+def reinforce(
+    config: PinpadStudyConfig, run: Run, backbone: PinpadBackbone, metacontroller: Metacontroller
+) -> CodePolicy | PinpadBackbone:
+    """Internal RL on the post-training task, never seen in pretraining, with reward 1 at its very end; or, with
+    `raw_actions`, the same algorithm on the backbone's own actions."""
+    torch.manual_seed(config.seed + 2)
+    device = runs.pick_device(config.device)
+    backbone, metacontroller = backbone.requires_grad_(False), metacontroller.requires_grad_(False).eval()
+    rl = InternalRLConfig(learning_rate=config.rl_learning_rate)
+    if config.raw_actions:
+        policy = internal_rl.raw_policy(backbone)
+    else:
+        policy = CodePolicy(config.width, config.code_dim, config.policy_width).to(device)
+    optimiser = torch.optim.AdamW(policy.parameters(), config.rl_learning_rate, weight_decay=0.0)
+    environment = ControlledPinpad(backbone, metacontroller, rl.beta_threshold)
+
+    def update(iteration: int) -> dict[str, float]:
+        pinpad = Pinpad(config.pinpad, config.rl_batch)
+        rng = np.random.default_rng((config.seed, 2, iteration))
+        pinpad.reset_random(rng, task=config.pinpad.post_training_task)
+        if config.raw_actions:
+            lived = internal_rl.raw_rollout(policy, pinpad)
+            options = lived.valid.sum(1)
+            internal_rl.improve_raw(policy, optimiser, lived, rl)
+        else:
+            lived = internal_rl.rollout(environment, policy, pinpad)
+            options = lived.chosen.sum(1)
+            internal_rl.improve(policy, optimiser, lived, rl)
+        return {
+            "episodes": (iteration + 1) * config.rl_batch,
+            "success": lived.returns.mean().item(),
+            "options": options.float().mean().item(),
+            "environment_steps": int(lived.lengths.sum()),
+        }
+
+    name = "raw_rl" if config.raw_actions else "internal_rl"
+    first = config.backbone_steps + config.meta_steps
+    parts = {"policy": policy, "optimiser": optimiser}
+    train(run, name, config.rl_iterations, update, parts, first, checkpoint_every=20, headline="success")
+    return policy
+
+
+def run(config: PinpadStudyConfig, run: Run) -> dict:
+    """All three trainings, each resumed where it left off; writes backbone and metacontroller as safetensors, returns
+    the headline numbers."""
+    if run.final is not None:
+        return run.final
+    backbone = train_backbone(config, run)
+    sha256 = runs.save_weights(run.folder / "backbone.safetensors", backbone)
+    metacontroller = train_metacontroller(config, run, backbone)
+    runs.save_weights(run.folder / "metacontroller.safetensors", metacontroller, backbone=sha256)
+    found = look(backbone, metacontroller, held_out(config, 2_000))
+    policy = reinforce(config, run, backbone, metacontroller)
+    torch.save(policy.state_dict(), run.folder / "policy.pt")
+    successes = [row["success"] for row in run.metrics() if "success" in row]
+    return run.finish(
+        **found,
+        first_success=successes[0],
+        success=float(np.mean(successes[-5:])),
+        episodes=config.rl_iterations * config.rl_batch,
+        protocol={"world": config.size, "task": "post-training, unseen in pretraining", "reward": "at the end only"},
+    )

@@ -1,0 +1,87 @@
+"""The grid world's three trainings, tiny: one after the other, killed and resumed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mzlib import pinpad_study, runs
+from mzlib.backbone import PinpadBackbone, PinpadBackboneConfig
+from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
+from mzlib.pinpad_study import ExpertBatches, PinpadStudyConfig
+from mzlib.runs import Run
+
+TINY = PinpadStudyConfig(
+    device="cpu", width=16, depth=2, layer=1, mlp_width=32, code_dim=3, controller_rank=2, kl_anneal_steps=2,
+    backbone_steps=3, backbone_batch=8, meta_steps=3, meta_batch=8, rl_batch=8, rl_iterations=2, policy_width=16,
+)  # fmt: skip
+
+
+def opened(folder, config=TINY) -> Run:
+    return Run.open("05_go_explore", "smoke", config, folder, quiet=True)
+
+
+def test_all_three_trainings_and_what_they_leave(tmp_path):
+    with opened(tmp_path) as run:
+        final = pinpad_study.run(TINY, run)
+        assert pinpad_study.run(TINY, run) == final, "a finished run is not begun again"
+        rows = run.metrics()
+    assert [row["step"] for row in rows] == [3, 6, 7, 8]
+    assert {"f1", "kl", "held_out_nll", "success", "episodes", "protocol"} <= final.keys()
+    backbone, about = runs.load_weights(tmp_path / "backbone.safetensors", PinpadBackbone, PinpadBackboneConfig)
+    assert backbone.config == TINY.backbone
+    partner = {"backbone": about["sha256"]}
+    meta, _ = runs.load_weights(
+        tmp_path / "metacontroller.safetensors", Metacontroller, MetacontrollerConfig, **partner
+    )
+    assert meta.config == TINY.metacontroller
+
+
+def test_killed_then_resumed_equals_uninterrupted(tmp_path, monkeypatch):
+    with opened(tmp_path / "whole") as run:
+        pinpad_study.run(TINY, run)
+        whole = run.metrics()
+    real = pinpad_study.meta_loss
+    calls = iter(range(100))
+
+    def dies(*arguments):
+        if next(calls) == 1:
+            raise InterruptedError
+        return real(*arguments)
+
+    monkeypatch.setattr(pinpad_study, "meta_loss", dies)
+    with opened(tmp_path / "killed") as run, pytest.raises(InterruptedError):
+        pinpad_study.run(TINY, run)
+    monkeypatch.setattr(pinpad_study, "meta_loss", real)
+    with opened(tmp_path / "killed") as run:
+        pinpad_study.run(TINY, run)
+        again = run.metrics()
+    assert [{**row, "wall_s": 0} for row in again] == [{**row, "wall_s": 0} for row in whole]
+
+
+def test_batches_follow_from_seed_stage_and_step():
+    draw = ExpertBatches(TINY, 0, 8)
+    tenth = draw(10)
+    assert not torch.equal(tenth.lengths, draw(11).lengths)
+    assert all(torch.equal(a, b) for a, b in zip(draw(10), tenth, strict=True))
+    assert not torch.equal(ExpertBatches(TINY, 1, 8)(10).lengths, tenth.lengths)
+    assert not torch.equal(ExpertBatches(replace(TINY, seed=1), 0, 8)(10).lengths, tenth.lengths)
+    together = torch.cat([draw(step).lengths for step in range(8)])
+    assert together.float().std() > tenth.lengths.float().std(), "a batch holds episodes of similar length"
+
+
+@pytest.mark.parametrize("changes", [{"raw_actions": True}, {"cotrained": True}, {"always_open": True}])
+def test_the_baselines_run(tmp_path, changes):
+    config = replace(TINY, backbone_steps=1, meta_steps=1, rl_iterations=1, **changes)
+    with opened(tmp_path, config) as run:
+        final = pinpad_study.run(config, run)
+    assert json.loads((tmp_path / "final.json").read_text()) == final
+    if "always_open" in changes:
+        assert final["recall"] == 1
+        assert final["f1"] < 0.5
+
+
+def test_a_wrong_size_is_named():
+    with pytest.raises(ValueError, match="size='huge': use laptop or paper"):
+        PinpadStudyConfig(size="huge")
