@@ -25,6 +25,7 @@ from mzlib.pinpad import (
     PinpadConfig,
     PinpadEnv,
     PinpadVectorEnv,
+    chained_tasks,
     draw_layouts,
     draw_tasks,
     expert_actions,
@@ -146,10 +147,10 @@ def test_the_papers_numbers():
     assert "".join(map(str, SINGLE.post_training_task)) == "0123"
 
 
-@pytest.mark.parametrize("config", [PAPER, SINGLE, LAPTOP])
-def test_the_new_task_needs_transitions_never_trained(config):
+@pytest.mark.parametrize(("config", "tasks"), [(PAPER, 16), (SINGLE, 16), (LAPTOP, 64)])
+def test_the_new_task_needs_transitions_never_trained(config, tasks):
     trained = {pair for task in config.tasks for pair in pairwise(config.subgoals_of(task))}
-    assert len(config.tasks) == len(set(config.tasks)) == 16
+    assert len(config.tasks) == len(set(config.tasks)) == tasks
     assert not {(0, 1), (1, 2), (2, 3)} & trained
     assert {goal for pair in trained for goal in pair} == {0, 1, 2, 3}
 
@@ -711,3 +712,8 @@ def test_gymnasiums_wrappers_take_the_vector_environment():
             lengths += info["episode"]["l"][info["_episode"]].tolist()
     assert lengths
     assert 1 <= min(lengths) <= max(lengths) <= SINGLE.horizon
+
+
+def test_chained_tasks_are_those_that_the_papers_transitions_allow():
+    assert set(chained_tasks(PAPER, 3)) == set(PAPER.tasks)
+    assert {len(LAPTOP.subgoals_of(task)) for task in LAPTOP.tasks} == {5}
