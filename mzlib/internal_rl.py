@@ -27,14 +27,12 @@ from mzlib.ppo import batch_advantage, clipped_loss
 class InternalRLConfig:
     """Settings of one reinforcement; defaults as in Kobayashi et al. 2025, Appendix C.5 and D.3 (grid)."""
 
-    episodes: int = 1024  # a batch
     epochs: int = 2
     minibatches: int = 4
     clip: float = 0.2
     learning_rate: float = 3e-5
     max_norm: float = 1.0  # of the gradient
     beta_threshold: float = 0.5
-    policy_width: int = 256
 
 
 class CodePolicy(nn.Module):
@@ -96,19 +94,18 @@ class ControlledPinpad:
         if self.metacontroller.forced(self.t):
             self.opened = torch.ones_like(self.opened)
 
-    def act(self, code: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Take one environment step under codes (m, n_z); returns rewards (m,) and which of them ended (m,) bool.
+    def act(self, code: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Take one environment step under codes (m, n_z); returns rewards (m,), terminated (m,) and truncated (m,).
 
-        Ended episodes leave `rows`.
+        Episodes that ended leave `rows`.
         """
         controlled = self.metacontroller.hypernetwork(self.residual, code)
         logits = self.backbone.upper_step(controlled, self.caches).actions
         actions = np.zeros(len(self.pinpad.observation), np.uint8)
         drawn = torch.multinomial(logits.softmax(-1), 1, generator=self.generator)
         actions[self.rows] = drawn[:, 0].cpu().numpy()
-        rewards, terminated, truncated = self.pinpad.step(actions)
-        ended = (terminated | truncated)[self.rows]
-        rewards = rewards[self.rows]
+        rewards, terminated, truncated = (result[self.rows] for result in self.pinpad.step(actions))
+        ended = terminated | truncated
         kept = torch.as_tensor(np.flatnonzero(~ended), device=code.device)
         self.rows, self.t = self.rows[~ended], self.t + 1
         self.code, self.history = code[kept], self.history[kept]
@@ -116,7 +113,7 @@ class ControlledPinpad:
             self.caches = [tuple(entry[kept] for entry in cache) for cache in self.caches]
         if len(self.rows):
             self._observe()
-        return rewards, ended
+        return rewards, terminated, truncated
 
 
 class Rollout(NamedTuple):
@@ -150,7 +147,8 @@ def rollout(environment: ControlledPinpad, policy: CodePolicy, pinpad: Pinpad) -
         code = torch.where(environment.opened[:, None], drawn, environment.code)
         residual[rows, t], codes[rows, t], chosen[rows, t] = environment.residual, code, environment.opened
         log_prob[rows, t] = distribution.log_prob(code).sum(-1)
-        rewards, ended = environment.act(code)
+        rewards, terminated, truncated = environment.act(code)
+        ended = terminated | truncated
         returns[rows] += rewards
         lengths[rows] = t + 1
         if ended.any():
@@ -282,15 +280,12 @@ class OptionEnv(gymnasium.Env):
         if not len(self.controlled.rows):
             raise gymnasium.error.ResetNeeded("no episode is in play; call reset")
         code = torch.as_tensor(action, dtype=torch.float32)[None].to(self.controlled.code.device)
-        total = steps = 0
-        while True:
-            rewards, ended = self.controlled.act(code)
-            total, steps = total + float(rewards[0]), steps + 1
-            if ended[0] or bool(self.controlled.opened[0]):
-                break
-        over = bool(ended[0])
-        truncated = over and self.controlled.t >= self.config.horizon and not total
-        return self._residual(), total, over and not truncated, truncated, {"steps": steps}
+        total, steps, over = 0.0, 0, False
+        while not over:
+            reward, terminated, truncated = (result.item() for result in self.controlled.act(code))
+            total, steps = total + reward, steps + 1
+            over = terminated or truncated or bool(self.controlled.opened[0])
+        return self._residual(), total, terminated, truncated, {"steps": steps}
 
     def _residual(self) -> np.ndarray:
         """e of the episode; at its end the last one seen."""

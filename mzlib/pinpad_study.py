@@ -244,12 +244,11 @@ def run(config: PinpadStudyConfig, run: Run) -> dict:
     if run.final is not None:
         return run.final
     backbone = train_backbone(config, run)
-    sha256 = runs.save_weights(run.folder / "backbone.safetensors", backbone)
     metacontroller = train_metacontroller(config, run, backbone)
+    sha256 = runs.save_weights(run.folder / "backbone.safetensors", backbone)  # after it may have been co-trained
     runs.save_weights(run.folder / "metacontroller.safetensors", metacontroller, backbone=sha256)
     found = look(backbone, metacontroller, held_out(config, 2_000))
-    policy = reinforce(config, run, backbone, metacontroller)
-    torch.save(policy.state_dict(), run.folder / "policy.pt")
+    reinforce(config, run, backbone, metacontroller)
     successes = [row["success"] for row in run.metrics() if "success" in row]
     return run.finish(
         **found,

@@ -38,22 +38,24 @@ def test_all_three_trainings_and_what_they_leave(tmp_path):
     assert meta.config == TINY.metacontroller
 
 
-def test_killed_then_resumed_equals_uninterrupted(tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", ["meta_loss", "ControlledPinpad.act"])
+def test_killed_then_resumed_equals_uninterrupted(tmp_path, monkeypatch, where):
+    """Killed within the second training, or the third, when the rows of both before it are there already."""
     with opened(tmp_path / "whole") as run:
         pinpad_study.run(TINY, run)
         whole = run.metrics()
-    real = pinpad_study.meta_loss
-    calls = iter(range(100))
+    owner, name = (pinpad_study, where) if "." not in where else (pinpad_study.ControlledPinpad, "act")
+    real, calls = getattr(owner, name), iter(range(1_000))
 
     def dies(*arguments):
         if next(calls) == 1:
             raise InterruptedError
         return real(*arguments)
 
-    monkeypatch.setattr(pinpad_study, "meta_loss", dies)
+    monkeypatch.setattr(owner, name, dies)
     with opened(tmp_path / "killed") as run, pytest.raises(InterruptedError):
         pinpad_study.run(TINY, run)
-    monkeypatch.setattr(pinpad_study, "meta_loss", real)
+    monkeypatch.setattr(owner, name, real)
     with opened(tmp_path / "killed") as run:
         pinpad_study.run(TINY, run)
         again = run.metrics()
@@ -77,6 +79,11 @@ def test_the_baselines_run(tmp_path, changes):
     with opened(tmp_path, config) as run:
         final = pinpad_study.run(config, run)
     assert json.loads((tmp_path / "final.json").read_text()) == final
+    if "cotrained" in changes:
+        shipped, _ = runs.load_weights(tmp_path / "backbone.safetensors", PinpadBackbone, PinpadBackboneConfig)
+        trained = torch.load(tmp_path / "checkpoints" / "metacontroller.pt", weights_only=True)["backbone"]
+        for key, weight in shipped.state_dict().items():
+            assert torch.equal(weight, trained[key].bfloat16().float()), "the backbone as co-trained"
     if "always_open" in changes:
         assert final["recall"] == 1
         assert final["f1"] < 0.5

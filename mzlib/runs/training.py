@@ -46,6 +46,8 @@ def train(
     """
     path = run.checkpoints / f"{name}.pt"
     begin = load_training(path, parts) if path.exists() else 0
+    if begin >= steps:  # the rows of later trainings in the same run stay
+        return
     run.truncate_metrics(first + begin)
     with stop_button() as stopped, progress(steps, begin, name) as bar:
         for step in range(begin, steps):
