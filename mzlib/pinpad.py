@@ -45,8 +45,8 @@ class PinpadConfig:
         for name in ("tasks", "subgoals"):  # lists if read from JSON
             object.__setattr__(self, name, tuple(map(tuple, getattr(self, name))))
         object.__setattr__(self, "post_training_task", tuple(self.post_training_task))
-        if not 2 <= self.grid <= 8:
-            raise ValueError(f"grid={self.grid}: choose 2 to 8, a board has to fit into 64 bits")
+        if not 2 <= self.grid <= 16:
+            raise ValueError(f"grid={self.grid}: choose 2 to 16, a row has to fit into 16 bits")
         if self.colours < 1 or self.walls < 0 or self.channels > self.cells:
             raise ValueError(
                 f"colours={self.colours}, walls={self.walls}: choose at least 1 and 0, and so few that they and the "
@@ -196,36 +196,42 @@ def draw_layouts(config: PinpadConfig, tasks: np.ndarray, rng: np.random.Generat
 class Plan(NamedTuple):
     """The shortest paths of N layouts with L legs each."""
 
-    moves: np.ndarray  # (4, N, L) uint64: the cells, as bits, from which this move is optimal
+    moves: np.ndarray  # (4, G, N, L) uint16: in each row the columns, as bits, from which this move is optimal
     lengths: np.ndarray  # (N, L) int: steps from where the leg begins; horizon + 1 if there is no way
+
+    def optimal(self, legs: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        """(4, N) uint16, 0 or 1: which moves are optimal on these legs (N,) from these cells (N,)."""
+        row, column = np.divmod(cells, self.moves.shape[1])
+        return self.moves[:, row, np.arange(len(cells)), legs.clip(max=self.lengths.shape[1] - 1)] >> column & 1
 
 
 def plan(config: PinpadConfig, tasks: np.ndarray, layouts: Layouts) -> Plan:
     """Shortest paths to the colour of every leg (see `legs_of`), all other colours and the walls being obstacles.
 
-    Boards are uint64 with a bit for each cell. From the target the reached set grows by one step at a time on all
+    Boards are G rows of bits, (G, N, L) uint16. From the target the reached set grows by one step at a time on all
     boards at once: its edge, shifted against a move, is where that move leads onto a shortest path. Colours are
     reached, as a leg begins on one, but not passed through.
     """
-    bit = np.uint64(1) << np.arange(config.cells, dtype=np.uint64)
-    column = np.arange(config.cells) % config.grid
-    full, not_first, not_last = bit.sum(), bit[column > 0].sum(), bit[column < config.grid - 1].sum()
-    colours, walls = bit[layouts.colour_cells], bit[layouts.wall_cells].sum(axis=1)[:, None]
-    passable = ~colours.sum(axis=1)[:, None]
+    cell = np.arange(config.cells)
+    bits = np.zeros((config.grid, config.cells), np.uint16)
+    bits[cell // config.grid, cell] = 1 << cell % config.grid
+    colours, walls = bits[:, layouts.colour_cells], np.bitwise_or.reduce(bits[:, layouts.wall_cells], axis=2)[..., None]
+    passable = ~np.bitwise_or.reduce(colours, axis=2)[..., None]
     targets = legs_of(config, tasks)[0, :, :-1]
-    edge = np.where(targets < 0, 0, np.take_along_axis(colours, targets.clip(0).astype(int), axis=1))
-    origins = np.concatenate([bit[layouts.start][:, None], edge[:, :-1]], axis=1)
-    unreached = ~(edge | walls)
-    moves, lengths = np.zeros((4, *edge.shape), np.uint64), np.where(targets < 0, 0, config.horizon + 1)
+    edge = np.take_along_axis(colours, targets.clip(0).astype(int)[None], axis=2)
+    edge[:, targets < 0] = 0
+    origins = np.concatenate([bits[:, layouts.start][..., None], edge[..., :-1]], axis=2)
+    unreached = ~(edge | walls) & np.uint16((1 << config.grid) - 1)
+    moves, lengths = np.zeros((4, *edge.shape), np.uint16), np.where(targets < 0, 0, config.horizon + 1)
+    before = np.zeros_like(moves)  # from where each move leads onto the edge
     distance = 0
     while edge.any():
         distance += 1
-        shifted = edge << config.grid & full, edge >> config.grid, edge << 1 & not_first, edge >> 1 & not_last
-        before = [cells & unreached for cells in shifted]
-        for cells, optimal in zip(before, moves, strict=True):
-            optimal |= cells
-        reached = before[0] | before[1] | before[2] | before[3]
-        lengths[(reached & origins) != 0] = distance
+        before[0, 1:], before[1, :-1], before[2], before[3] = edge[:-1], edge[1:], edge << 1, edge >> 1
+        before &= unreached
+        moves |= before
+        reached = np.bitwise_or.reduce(before)
+        lengths[(reached & origins).any(axis=0)] = distance
         unreached &= ~reached
         edge = reached & passable
     return Plan(moves, lengths)
@@ -325,16 +331,18 @@ def one_hot(config: PinpadConfig, compact: np.ndarray) -> np.ndarray:
     return np.eye(config.cells, dtype=np.float32)[compact].reshape(*compact.shape[:-1], config.observation_size)
 
 
-def expert_actions(game: Pinpad, paths: Plan, rng: np.random.Generator, noise: float = 0.0) -> np.ndarray:
+def expert_actions(
+    game: Pinpad, paths: Plan, rng: np.random.Generator, noise: float = 0.0, ties: bool = True
+) -> np.ndarray:
     """(N,) uint8: for each pinpad a uniform draw among the optimal moves, or with probability `noise` among all four.
 
     paths: the `plan` of the game's tasks and layouts. If noise has cut off the way (it leads back over a colour), any
-    move is drawn.
+    move is drawn. ties: if False, the first optimal move in the order of MOVES in place of the draw.
     """
-    leg = np.minimum(game.progress, paths.lengths.shape[1] - 1)
-    boards = paths.moves[:, np.arange(game.count), leg]  # (4, N)
-    up, down, left, right = boards >> game.observation[:, 0].astype(np.uint64) & 1
+    up, down, left, right = paths.optimal(game.progress, game.observation[:, 0])
     optimal = up | down << 1 | left << 2 | right << 3
+    if not ties:
+        optimal &= -optimal  # the lowest bit alone
     if noise:
         optimal[rng.random(game.count) < noise] = 0
     return SHARES[optimal, rng.integers(12, size=game.count, dtype=np.uint8)]
@@ -369,12 +377,17 @@ class Episodes:
 
 
 def expert_episodes(
-    config: PinpadConfig, count: int, rng: np.random.Generator, noise: float = 0.0, task: Sequence[int] | None = None
+    config: PinpadConfig,
+    count: int,
+    rng: np.random.Generator,
+    noise: float = 0.0,
+    task: Sequence[int] | None = None,
+    ties: bool = True,
 ) -> Episodes:
     """Episodes of the stochastic shortest-path expert, each in a layout of its own.
 
     noise: probability that an action is replaced by a uniform one; such an episode may fail. task: colours; by
-    default one of `config.tasks` is drawn for each episode.
+    default one of `config.tasks` is drawn for each episode. ties: draw among optimal moves; if False, take the first.
     """
     if not 0 <= noise <= 1:
         raise ValueError(f"noise={noise}: it is a probability, choose 0 to 1")
@@ -392,7 +405,7 @@ def expert_episodes(
             positions[step + 1 :] = positions[step]
             break
         goals[step] = game.goal
-        np.copyto(actions[step], expert_actions(game, paths, rng, noise), where=~game.done)
+        np.copyto(actions[step], expert_actions(game, paths, rng, noise, ties), where=~game.done)
         success |= game.step(actions[step])[0] > 0
         positions[step + 1] = game.observation[:, 0]
     turned = (np.ascontiguousarray(array.T) for array in (positions, actions, goals))

@@ -28,7 +28,7 @@ class PinpadStudyConfig:
     seed: int = 0
     device: str = "auto"
     # backbone
-    stem: str = "layout"
+    stem: str = "egocentric"
     mixer: str = "transformer"
     width: int = 128
     depth: int = 4

@@ -119,8 +119,7 @@ def expert_nll(config: PinpadConfig, episodes: Episodes) -> tuple[float, float]:
     nll, told = [], []
     for t in range(int(episodes.lengths.max())):
         playing, action = t < episodes.lengths, episodes.actions[copies, t]
-        leg = np.minimum(game.progress, paths.lengths.shape[1] - 1)
-        optimal = paths.moves[:, np.arange(game.count), leg] >> game.observation[:, 0].astype(np.uint64) & np.uint64(1)
+        optimal = paths.optimal(game.progress, game.observation[:, 0])
         likely = optimal[action, np.arange(game.count)] / np.maximum(optimal.sum(0), 1)
         likely = (likely * ~game.done).reshape(true.shape)
         guess = (weight * likely).sum(1) / weight.sum(1)

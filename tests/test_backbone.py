@@ -22,7 +22,7 @@ def batch():
     return pinpad_batch(expert_episodes(LAPTOP, 12, np.random.default_rng(0)))
 
 
-@pytest.mark.parametrize("changes", [{}, {"mixer": "hawk"}, {"window": 5}, {"stem": "layout", "stem_width": 8}])
+@pytest.mark.parametrize("changes", [{}, {"mixer": "hawk"}, {"window": 5}, {"stem": "egocentric"}])
 @torch.no_grad()
 def test_step_by_step_equals_all_at_once(batch, changes):
     backbone = small(**changes)
@@ -44,17 +44,19 @@ def test_the_embedding_is_a_linear_layer_on_the_one_hot_observation(batch):
 
 
 @torch.no_grad()
-def test_the_layout_stem_sees_the_whole_layout_and_the_agent(batch):
-    stem = small(stem="layout", stem_width=8).embedding
-    seen = stem(batch.observations)
-    moved = batch.observations[:, :1].clone()
-    for channel in range(moved.shape[2]):
-        other = moved.clone()
-        other[..., channel] = (other[..., channel] + 7) % LAPTOP.cells
-        assert not torch.allclose(stem(other), seen[:, :1]), f"channel {channel} matters"
-    walls_swapped = moved.clone()
-    walls_swapped[..., -2:] = moved[..., -2:].flip(-1)
-    assert torch.equal(stem(walls_swapped), seen[:, :1]), "walls are alike"
+def test_the_egocentric_stem_sees_offsets_from_the_agent(batch):
+    backbone = small(stem="egocentric")
+    grid, stem = LAPTOP.grid, backbone.embedding
+    seen = batch.observations[:, :1].clone() % (grid - 1)  # the first row, so that all can move down one
+    for channel in range(seen.shape[2]):
+        other = seen.clone()
+        other[..., channel] += grid
+        assert not torch.allclose(stem(other), stem(seen)), f"channel {channel} matters"
+    walls_swapped = seen.clone()
+    walls_swapped[..., -LAPTOP.walls :] = seen[..., -LAPTOP.walls :].flip(-1)
+    assert torch.allclose(stem(walls_swapped), stem(seen), atol=1e-6), "walls are alike"
+    stem.own.weight.zero_()
+    assert torch.allclose(stem(seen + grid + 1), stem(seen), atol=1e-6), "all moved alike is the same sight"
 
 
 @torch.no_grad()

@@ -162,8 +162,8 @@ def test_a_config_survives_json():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"grid": 1}, "grid=1: choose 2 to 8"),
-        ({"grid": 9}, "grid=9: choose 2 to 8"),
+        ({"grid": 1}, "grid=1: choose 2 to 16"),
+        ({"grid": 17}, "grid=17: choose 2 to 16"),
         ({"walls": 7}, "colours=2, walls=7: .* fit into the 9 cells of grid=3"),
         ({"walls": -1}, "walls=-1"),
         ({"colours": 0}, "colours=0"),
