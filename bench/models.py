@@ -94,7 +94,15 @@ def plain_forward(meta: Metacontroller, residual: Tensor, lengths: Tensor) -> Co
 
 def meta_steps_ratio(seconds: float) -> dict[str, dict]:
     """Training steps of the metacontroller at laptop size, the frozen backbone's blocks included."""
-    sizes = {"grid": LAPTOP.grid, "walls": LAPTOP.walls, "width": 128, "depth": 4, "mlp_width": 256, "layer": 2}
+    sizes = {
+        "grid": LAPTOP.grid,
+        "colours": LAPTOP.colours,
+        "walls": LAPTOP.walls,
+        "width": 128,
+        "depth": 4,
+        "mlp_width": 256,
+        "layer": 2,
+    }
     backbone = PinpadBackbone(PinpadBackboneConfig(**sizes)).requires_grad_(False)
     meta = Metacontroller(MetacontrollerConfig(residual_width=128))
     batch = pinpad_batch(expert_episodes(LAPTOP, 64, np.random.default_rng(0)))

@@ -5,7 +5,6 @@ a metacontroller, into predictions. The two forms agree.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch

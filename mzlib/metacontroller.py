@@ -9,6 +9,7 @@ low-rank controllers into the stream (Kobayashi et al. 2025, Appendix D.2).
     ê_t = e_t + U_t e_t, U_t = f_hyp(z_t)        hypernetwork     U of rank r
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ class MetacontrollerConfig:
     hypernet_width: int = 32
     embedding: str = "sequence"  # s is one vector a sequence, or a vector a "step"
     always_open: bool = False  # β ≡ 1: a new code at every step
+    proposal_std: float = 0.14  # σ at the start; with 1 nothing gets through, and the KL closes the channel for good
     switch_rate: int = 0  # force a refresh, β = 1, every so many steps; 0: never
     switch_bias: float = 0.0  # of the switch's logit at the start
     switch_temperature: float = 1.0
@@ -43,8 +45,9 @@ class MetacontrollerConfig:
             raise ValueError(f"embedding={self.embedding!r}: use sequence or step")
         if self.switch_rate < 0:
             raise ValueError(f"switch_rate={self.switch_rate}: steps between forced refreshes are needed, 0 for none")
-        if self.switch_temperature <= 0:
-            raise ValueError(f"switch_temperature={self.switch_temperature}: must be above 0")
+        for name in ("switch_temperature", "proposal_std"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be above 0")
 
 
 class SequenceEmbedder(nn.Module):
@@ -77,6 +80,7 @@ class Encoder(nn.Module):
         self.layers = nn.Sequential(
             nn.Linear(seen, config.encoder_width), nn.ReLU(), nn.Linear(config.encoder_width, 2 * config.code_dim)
         )
+        nn.init.constant_(self.layers[-1].bias[config.code_dim :], math.log(config.proposal_std))
 
     def forward(self, residual: Tensor, before: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """e, h_{t−1} and s, all (b, t, …), to μ and ln σ, both (b, t, n_z)."""
@@ -213,9 +217,10 @@ class Metacontroller(nn.Module):
         return switch, after[0]
 
 
-def annealed(weight: float, step: int, steps: int, begin: float = 0.0) -> float:
-    """α at a training step: from `begin` straight to `weight` within `steps`."""
-    return weight if step >= steps else begin + (weight - begin) * step / steps
+def annealed(weight: float, step: int, begin: float, hold_steps: int, anneal_steps: int) -> float:
+    """α at a training step: `begin` for `hold_steps`, then geometrically to `weight`, reached at `anneal_steps`."""
+    share = min(max(step - hold_steps, 0) / max(anneal_steps - hold_steps, 1), 1) if step < anneal_steps else 1
+    return begin * (weight / begin) ** share
 
 
 def switches_match(switch: Tensor, goals: Tensor, valid: Tensor, tolerance: int = 1, threshold: float = 0.5) -> dict:

@@ -116,8 +116,8 @@ SINGLE = PinpadConfig(  # the tasks of the paper's ant world, one colour a subgo
 
 
 def chained_tasks(config: PinpadConfig, length: int) -> tuple[tuple[int, ...], ...]:
-    """All tasks of `length` subgoals whose neighbours are neighbours in one of `config.tasks`: the paper's own sixteen
-    tasks are those of three."""
+    """All tasks of `length` subgoals whose neighbours are neighbours in one of `config.tasks`; the paper's own sixteen
+    are those of three."""
     follows = {pair for task in config.tasks for pair in pairwise(config.subgoals_of(task))}
     chains = [(goal,) for goal in range(len(config.subgoals))]
     for _ in range(length - 1):
@@ -125,8 +125,8 @@ def chained_tasks(config: PinpadConfig, length: int) -> tuple[tuple[int, ...], .
     return tuple(tuple(colour for goal in chain for colour in config.subgoals[goal]) for chain in chains)
 
 
-# Subgoals of 9 steps, five an episode: too many chains (64) for one code to tell them all at the start.
-LAPTOP = replace(PAPER, grid=6, walls=2, tasks=chained_tasks(PAPER, 5), post_training_task=tuple(range(8)))
+# One colour a subgoal as in the ant world, but nine steps away: a code has to last. Four subgoals a task.
+LAPTOP = replace(SINGLE, grid=13, horizon=100, tasks=chained_tasks(SINGLE, 4))
 
 
 class Layouts(NamedTuple):

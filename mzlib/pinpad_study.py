@@ -30,39 +30,41 @@ class PinpadStudyConfig:
     # backbone
     stem: str = "egocentric"
     mixer: str = "transformer"
-    width: int = 128
+    width: int = 64
     depth: int = 4
     heads: int = 4
-    mlp_width: int = 256
+    mlp_width: int = 128
     layer: int = 2
     observation_weight: float = 0.01  # λ
     noise: float = 0.0  # ε of the backbone's demonstrations
     backbone_steps: int = 5_000
-    backbone_batch: int = 128
-    backbone_learning_rate: float = 1e-3
+    backbone_batch: int = 64
+    backbone_learning_rate: float = 0.002
     # metacontroller
-    code_dim: int = 8
+    code_dim: int = 2
     controller_rank: int = 8
     embedding: str = "sequence"
-    kl_weight: float = 0.1  # α
-    kl_begin: float = 0.01  # α at the first step
-    kl_anneal_steps: int = 2_000
+    proposal_std: float = 0.14
+    kl_weight: float = 0.15  # α
+    kl_begin: float = 0.0005  # α for the first kl_hold_steps, then up to kl_weight at kl_anneal_steps
+    kl_hold_steps: int = 1_000
+    kl_anneal_steps: int = 2_500
     switch_rate: int = 0
     switch_bias: float = 0.0
-    switch_temperature: float = 1.0
+    switch_temperature: float = 0.5
     switch_noise: bool = False
     always_open: bool = False
     cotrained: bool = False  # the backbone's weights are trained on with the metacontroller's
     meta_steps: int = 5_000
-    meta_batch: int = 128
-    meta_learning_rate: float = 1e-3
+    meta_batch: int = 64
+    meta_learning_rate: float = 0.003
     weight_decay: float = 0.03
     # internal RL
     raw_actions: bool = False  # the baseline: the same algorithm on actions in place of codes
-    rl_batch: int = 512  # episodes
+    rl_batch: int = 1_024  # episodes
     rl_iterations: int = 100
     rl_learning_rate: float = 3e-4
-    policy_width: int = 128
+    policy_width: int = 64
 
     def __post_init__(self):
         if self.size not in SIZES:
@@ -84,8 +86,8 @@ class PinpadStudyConfig:
     @property
     def metacontroller(self) -> MetacontrollerConfig:
         """The metacontroller's size and kind."""
-        names = ("code_dim", "controller_rank", "embedding", "always_open", "switch_rate", "switch_bias")
-        names += ("switch_temperature", "switch_noise")
+        names = ("code_dim", "controller_rank", "embedding", "proposal_std", "always_open", "switch_rate")
+        names += ("switch_bias", "switch_temperature", "switch_noise")
         return MetacontrollerConfig(self.width, **{name: getattr(self, name) for name in names})
 
 
@@ -173,7 +175,7 @@ def train_metacontroller(config: PinpadStudyConfig, run: Run, backbone: PinpadBa
 
     def update(step: int) -> dict[str, float] | None:
         optimiser.param_groups[0]["lr"] = warm(config.meta_learning_rate, step, steps)
-        weight = annealed(config.kl_weight, step, config.kl_anneal_steps, config.kl_begin)
+        weight = annealed(config.kl_weight, step, config.kl_begin, config.kl_hold_steps, config.kl_anneal_steps)
         loss, nll, _ = meta_loss(backbone, metacontroller, draw(step), weight)
         descend(parameters, optimiser, loss)
         if (step + 1) % 100 and step + 1 < steps:

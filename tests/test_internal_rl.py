@@ -21,7 +21,15 @@ WORLD = replace(LAPTOP, horizon=60)
 
 def parts(mixer: str = "transformer", **changes) -> tuple[PinpadBackbone, Metacontroller]:
     torch.manual_seed(0)
-    sizes = {"grid": WORLD.grid, "walls": WORLD.walls, "width": WIDTH, "depth": 2, "mlp_width": 32, "layer": 1}
+    sizes = {
+        "grid": WORLD.grid,
+        "colours": WORLD.colours,
+        "walls": WORLD.walls,
+        "width": WIDTH,
+        "depth": 2,
+        "mlp_width": 32,
+        "layer": 1,
+    }
     backbone = PinpadBackbone(PinpadBackboneConfig(mixer=mixer, **sizes)).requires_grad_(False)
     meta = Metacontroller(MetacontrollerConfig(WIDTH, code_dim=3, **changes)).requires_grad_(False).eval()
     meta.switch.code.weight.mul_(8)  # a switch that opens now and then

@@ -81,7 +81,15 @@ def test_credit_flows_through_the_held_code():
 
 
 def test_gradient_reaches_every_part_through_the_frozen_upper_blocks():
-    sizes = {"grid": LAPTOP.grid, "walls": LAPTOP.walls, "width": WIDTH, "depth": 2, "mlp_width": 32, "layer": 1}
+    sizes = {
+        "grid": LAPTOP.grid,
+        "colours": LAPTOP.colours,
+        "walls": LAPTOP.walls,
+        "width": WIDTH,
+        "depth": 2,
+        "mlp_width": 32,
+        "layer": 1,
+    }
     backbone, meta = PinpadBackbone(PinpadBackboneConfig(**sizes)).requires_grad_(False), small()
     batch = pinpad_batch(expert_episodes(LAPTOP, 6, np.random.default_rng(0)))
     loss, nll, controlled = meta_loss(backbone, meta, batch, 0.0)
@@ -134,8 +142,9 @@ def test_the_score_of_switches():
 
 
 def test_annealing():
-    assert [annealed(1.0, step, 4, 0.2) for step in (0, 2, 4, 9)] == pytest.approx([0.2, 0.6, 1.0, 1.0])
-    assert annealed(0.3, 0, 0) == 0.3
+    weights = [annealed(1.0, step, 0.01, 2, 6) for step in (0, 2, 4, 6, 9)]
+    assert weights == pytest.approx([0.01, 0.01, 0.1, 1.0, 1.0])
+    assert annealed(0.3, 0, 0.01, 0, 0) == 0.3
 
 
 @pytest.mark.parametrize(

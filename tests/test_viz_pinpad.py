@@ -30,7 +30,7 @@ def test_switches_with_a_mark_at_every_true_change(episodes):
     switch = np.random.default_rng(0).random(episodes.goals.shape)
     axes = pinpad.switch_figure(switch, episodes.goals, episodes.lengths).axes[0]
     marks = axes.collections[0].get_offsets()
-    assert len(marks) == 5 * 4, "five subgoals an episode"
+    assert len(marks) == 5 * 3, "four subgoals an episode"
     for step, row in marks.astype(int):
         assert episodes.goals[row, step] != episodes.goals[row, step - 1]
     shown = axes.images[0].get_array()
