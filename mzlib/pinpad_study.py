@@ -15,7 +15,7 @@ from mzlib.internal_rl import CodePolicy, ControlledPinpad, InternalRLConfig
 from mzlib.meta import meta_loss
 from mzlib.metacontroller import Metacontroller, MetacontrollerConfig, annealed, switches_match
 from mzlib.pinpad import LAPTOP, PAPER, Pinpad, PinpadConfig, expert_episodes
-from mzlib.runs import Run, train
+from mzlib.runs import Run, stage_main, train
 
 SIZES = {"laptop": LAPTOP, "paper": PAPER}
 
@@ -259,3 +259,7 @@ def run(config: PinpadStudyConfig, run: Run) -> dict:
         episodes=config.rl_iterations * config.rl_batch,
         protocol={"world": config.size, "task": "post-training, unseen in pretraining", "reward": "at the end only"},
     )
+
+
+if __name__ == "__main__":
+    stage_main("pinpad_study", "00_pinpad", PinpadStudyConfig, run)
