@@ -273,7 +273,8 @@ class RelativeBias(nn.Module):
 class Attention(nn.Module):
     """Causal self-attention of each step to the last `window` steps, itself among them.
 
-    Cache: keys and values (b, window, d), step p of a sequence at place p mod window, and the number of steps (b,) int.
+    Cache: keys and values (b, places, d), step p of a sequence at place p mod window, and the number of steps (b,) int.
+    Places grow with the longest sequence, up to the window.
     """
 
     def __init__(self, width: int, heads: int, window: int, buckets: int = 32):
@@ -301,15 +302,18 @@ class Attention(nn.Module):
             count = count.masked_fill(reset, 0)
         place = count % self.window
         query, key, value = self.qkv(x)[:, None].chunk(3, -1)
+        if (more := int(place.max()) + 1 - keys.shape[1]) > 0:
+            more = min(max(more, keys.shape[1]), self.window - keys.shape[1])
+            keys, values = F.pad(keys, (0, 0, 0, more)), F.pad(values, (0, 0, 0, more))
         row = torch.arange(len(x), device=x.device)
         keys[row, place], values[row, place] = key[:, 0].to(keys.dtype), value[:, 0].to(values.dtype)
-        distance = (place[:, None] - torch.arange(self.window, device=x.device)) % self.window
+        distance = (place[:, None] - torch.arange(keys.shape[1], device=x.device)) % self.window
         mask = self.bias()[:, distance].masked_fill(distance > count[:, None], -math.inf).transpose(0, 1)
         return self._attend(query, keys, values, mask[:, :, None])[:, 0], (keys, values, count + 1)
 
     def init_cache(self, batch: int, device=None, dtype=None) -> Cache:
         """The cache of `batch` fresh sequences; device and dtype: the weights', if None."""
-        shape = batch, self.window, self.out.in_features
+        shape = batch, min(self.window, 8), self.out.in_features
         keys = self.out.weight.new_zeros(shape, device=device, dtype=dtype)
         return keys, torch.zeros_like(keys), torch.zeros(batch, dtype=torch.long, device=keys.device)
 
