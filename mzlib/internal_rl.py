@@ -163,11 +163,18 @@ def improve(policy: CodePolicy, optimiser: torch.optim.Optimizer, lived: Rollout
     """One round of PPO on a batch of episodes: every option of an episode has the episode's normalised return as its
     advantage."""
     advantage = batch_advantage(lived.returns)
+    steps = torch.arange(1, lived.chosen.shape[1] + 1, device=advantage.device)
+    needed = (lived.chosen * steps).amax(1)  # the policy has to read on until the last option begins
 
     def loss(rows: Tensor) -> Tensor:
-        log_prob = policy(lived.residual[rows]).log_prob(lived.code[rows]).sum(-1)
-        losses = clipped_loss(log_prob, lived.log_prob[rows], advantage[rows, None], config.clip)
-        return losses[lived.chosen[rows]].mean()
+        total = 0.0
+        for part in rows[needed[rows].argsort()].chunk(8):  # alike in length: less padding
+            chosen = lived.chosen[part, : needed[part].max()]
+            length = chosen.shape[1]
+            log_prob = policy(lived.residual[part, :length]).log_prob(lived.code[part, :length]).sum(-1)
+            losses = clipped_loss(log_prob, lived.log_prob[part, :length], advantage[part, None], config.clip)
+            total = total + losses[chosen].sum()
+        return total / lived.chosen[rows].sum()
 
     descend(policy, optimiser, loss, len(advantage), config)
 

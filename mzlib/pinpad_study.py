@@ -51,7 +51,7 @@ class PinpadStudyConfig:
     kl_anneal_steps: int = 2_500
     switch_rate: int = 0
     switch_bias: float = 0.0
-    switch_temperature: float = 0.5
+    switch_temperature: float = 0.3
     switch_noise: bool = False
     always_open: bool = False
     cotrained: bool = False  # the backbone's weights are trained on with the metacontroller's
@@ -61,9 +61,9 @@ class PinpadStudyConfig:
     weight_decay: float = 0.03
     # internal RL
     raw_actions: bool = False  # the baseline: the same algorithm on actions in place of codes
-    rl_batch: int = 1_024  # episodes
+    rl_batch: int = 2_048  # episodes
     rl_iterations: int = 100
-    rl_learning_rate: float = 3e-4
+    rl_learning_rate: float = 0.003
     policy_width: int = 64
 
     def __post_init__(self):
