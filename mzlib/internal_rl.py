@@ -65,6 +65,21 @@ class CodePolicy(nn.Module):
         return self.block.init_cache(batch, self.log_std.device)
 
 
+class PriorCodes:
+    """Codes from the prior N(0, I), whatever was seen: a policy that knows nothing, for `rollout`."""
+
+    def __init__(self, code_dim: int):
+        self.mean, self.std = torch.zeros(code_dim), torch.ones(code_dim)
+
+    def init_cache(self, batch: int) -> tuple:
+        """Nothing is remembered."""
+        return ()
+
+    def step(self, residual: Tensor, cache: tuple) -> tuple[Normal, tuple]:
+        """N(0, I) for each of e_t (b, n_e)."""
+        return Normal(*(x.to(residual.device).expand(len(residual), -1) for x in (self.mean, self.std))), cache
+
+
 class ControlledPinpad:
     """n pinpads behind a frozen backbone, switch and hypernetwork: the option-level environment, one step at a time.
 
@@ -128,7 +143,7 @@ class Rollout(NamedTuple):
 
 
 @torch.no_grad()
-def rollout(environment: ControlledPinpad, policy: CodePolicy, pinpad: Pinpad) -> Rollout:
+def rollout(environment: ControlledPinpad, policy: CodePolicy | PriorCodes, pinpad: Pinpad) -> Rollout:
     """Live the episodes of a freshly reset `pinpad`, all at once."""
     environment.reset(pinpad)
     count, horizon = len(environment.rows), pinpad.config.horizon

@@ -97,11 +97,11 @@ class Switch(nn.Module):
 
     def __init__(self, config: MetacontrollerConfig):
         super().__init__()
-        self.config = config
         self.seen = nn.Linear(config.residual_width + config.history_width, config.switch_width)
         self.code = nn.Linear(config.code_dim, config.switch_width, bias=False)
         self.out = nn.Linear(config.switch_width, 1)
         nn.init.constant_(self.out.bias, config.switch_bias)
+        self.register_buffer("temperature", torch.tensor(config.switch_temperature))  # training may lower it
 
     def first_layer(self, residual: Tensor, before: Tensor) -> Tensor:
         """The share of e_t and h_{t−1} in the hidden layer, (b, …, switch_width)."""
@@ -110,7 +110,7 @@ class Switch(nn.Module):
     def forward(self, seen: Tensor, code: Tensor, noise: Tensor | float = 0.0) -> Tensor:
         """β (b, 1), from `first_layer` (b, switch_width) and z_{t−1} (b, n_z)."""
         logit = self.out(F.relu(seen + self.code(code)))
-        return torch.sigmoid((logit + noise) / self.config.switch_temperature)
+        return torch.sigmoid((logit + noise) / self.temperature)
 
 
 class Hypernetwork(nn.Module):
@@ -217,10 +217,11 @@ class Metacontroller(nn.Module):
         return switch, after[0]
 
 
-def annealed(weight: float, step: int, begin: float, hold_steps: int, anneal_steps: int) -> float:
-    """α at a training step: `begin` for `hold_steps`, then geometrically to `weight`, reached at `anneal_steps`."""
-    share = min(max(step - hold_steps, 0) / max(anneal_steps - hold_steps, 1), 1) if step < anneal_steps else 1
-    return begin * (weight / begin) ** share
+def annealed(begin: float, end: float, step: int, hold_steps: int, anneal_steps: int) -> float:
+    """α, or the switch's temperature, at a training step: `begin` for `hold_steps`, then geometrically to `end`, reached
+    at `anneal_steps`."""
+    share = max(step - hold_steps, 0) / max(anneal_steps - hold_steps, 1)
+    return end if step >= anneal_steps else begin * (end / begin) ** share
 
 
 def switches_match(switch: Tensor, goals: Tensor, valid: Tensor, tolerance: int = 1, threshold: float = 0.5) -> dict:

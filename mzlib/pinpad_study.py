@@ -1,7 +1,9 @@
 """Notebook 00's stage: on the grid world, clone a backbone, let a metacontroller find subgoals in it, reinforce in code
 space."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,13 +12,14 @@ from torch import Tensor, nn
 from mzlib import internal_rl, runs
 from mzlib.backbone import PinpadBackbone, PinpadBackboneConfig, clone_loss
 from mzlib.dataset import PinpadBatch, pinpad_batch
-from mzlib.evaluate import SELECTION_SEED
-from mzlib.internal_rl import CodePolicy, ControlledPinpad, InternalRLConfig
+from mzlib.evaluate import EVALUATION_SEED, SELECTION_SEED
+from mzlib.internal_rl import CodePolicy, ControlledPinpad, InternalRLConfig, PriorCodes
 from mzlib.meta import meta_loss
 from mzlib.metacontroller import Metacontroller, MetacontrollerConfig, annealed, switches_match
 from mzlib.pinpad import LAPTOP, PAPER, Pinpad, PinpadConfig, expert_episodes
 from mzlib.runs import Run, stage_main, train
 
+PLAYED_AT_ONCE = 5_000  # episodes
 SIZES = {"laptop": LAPTOP, "paper": PAPER}
 
 
@@ -47,24 +50,25 @@ class PinpadStudyConfig:
     proposal_std: float = 0.14
     kl_weight: float = 0.15  # α
     kl_begin: float = 0.0005  # α for the first kl_hold_steps, then up to kl_weight at kl_anneal_steps
-    kl_hold_steps: int = 1_000
-    kl_anneal_steps: int = 2_500
+    kl_hold_steps: int = 800
+    kl_anneal_steps: int = 2_200
     switch_rate: int = 0
     switch_bias: float = 0.0
-    switch_temperature: float = 0.3
+    switch_temperature: float = 0.3  # from 1 as α goes up
     switch_noise: bool = False
     always_open: bool = False
     cotrained: bool = False  # the backbone's weights are trained on with the metacontroller's
-    meta_steps: int = 5_000
+    meta_steps: int = 4_000
     meta_batch: int = 64
     meta_learning_rate: float = 0.003
     weight_decay: float = 0.03
     # internal RL
     raw_actions: bool = False  # the baseline: the same algorithm on actions in place of codes
     rl_batch: int = 2_048  # episodes
-    rl_iterations: int = 100
+    rl_iterations: int = 150
     rl_learning_rate: float = 0.003
     policy_width: int = 64
+    evaluation_episodes: int = 50_000  # for the rare successes of backbone and prior codes
 
     def __post_init__(self):
         if self.size not in SIZES:
@@ -175,7 +179,9 @@ def train_metacontroller(config: PinpadStudyConfig, run: Run, backbone: PinpadBa
 
     def update(step: int) -> dict[str, float] | None:
         optimiser.param_groups[0]["lr"] = warm(config.meta_learning_rate, step, steps)
-        weight = annealed(config.kl_weight, step, config.kl_begin, config.kl_hold_steps, config.kl_anneal_steps)
+        schedule = step, config.kl_hold_steps, config.kl_anneal_steps
+        weight = annealed(config.kl_begin, config.kl_weight, *schedule)
+        metacontroller.switch.temperature.fill_(annealed(1.0, config.switch_temperature, *schedule))
         loss, nll, _ = meta_loss(backbone, metacontroller, draw(step), weight)
         descend(parameters, optimiser, loss)
         if (step + 1) % 100 and step + 1 < steps:
@@ -240,6 +246,16 @@ def reinforce(
     return policy
 
 
+def success_rate(config: PinpadStudyConfig, play: Callable[[Pinpad], internal_rl.Rollout], episodes: int) -> float:
+    """The share of episodes of the post-training task that `play` wins, on layouts from evaluation seeds."""
+    rng, won = np.random.default_rng(EVALUATION_SEED), 0.0
+    for count in [PLAYED_AT_ONCE] * (episodes // PLAYED_AT_ONCE) + [episodes % PLAYED_AT_ONCE]:
+        pinpad = Pinpad(config.pinpad, count)
+        pinpad.reset_random(rng, task=config.pinpad.post_training_task)
+        won += play(pinpad).returns.sum().item() if count else 0.0
+    return won / episodes
+
+
 def run(config: PinpadStudyConfig, run: Run) -> dict:
     """All three trainings, each resumed where it left off; writes backbone and metacontroller as safetensors, returns
     the headline numbers."""
@@ -250,13 +266,21 @@ def run(config: PinpadStudyConfig, run: Run) -> dict:
     sha256 = runs.save_weights(run.folder / "backbone.safetensors", backbone)  # after it may have been co-trained
     runs.save_weights(run.folder / "metacontroller.safetensors", metacontroller, backbone=sha256)
     found = look(backbone, metacontroller, held_out(config, 2_000))
-    reinforce(config, run, backbone, metacontroller)
-    successes = [row["success"] for row in run.metrics() if "success" in row]
+    policy = reinforce(config, run, backbone, metacontroller)
+    environment = ControlledPinpad(backbone, metacontroller.eval())
+    players = {"backbone_success": partial(internal_rl.raw_rollout, backbone)}
+    players["prior_success"] = partial(internal_rl.rollout, environment, PriorCodes(config.code_dim))
+    if config.raw_actions:
+        players["success"] = partial(internal_rl.raw_rollout, policy)
+    else:
+        players["success"] = partial(internal_rl.rollout, environment, policy)
+    for name, play in players.items():
+        episodes = config.evaluation_episodes // (10 if name == "success" else 1)  # it isn't rare
+        found[name] = success_rate(config, play, max(episodes, 1))
     return run.finish(
         **found,
-        first_success=successes[0],
-        success=float(np.mean(successes[-5:])),
         episodes=config.rl_iterations * config.rl_batch,
+        steps=sum(row.get("environment_steps", 0) for row in run.metrics()),
         protocol={"world": config.size, "task": "post-training, unseen in pretraining", "reward": "at the end only"},
     )
 

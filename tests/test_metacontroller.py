@@ -142,9 +142,9 @@ def test_the_score_of_switches():
 
 
 def test_annealing():
-    weights = [annealed(1.0, step, 0.01, 2, 6) for step in (0, 2, 4, 6, 9)]
+    weights = [annealed(0.01, 1.0, step, 2, 6) for step in (0, 2, 4, 6, 9)]
     assert weights == pytest.approx([0.01, 0.01, 0.1, 1.0, 1.0])
-    assert annealed(0.3, 0, 0.01, 0, 0) == 0.3
+    assert annealed(0.01, 0.3, 0, 0, 0) == 0.3
 
 
 @pytest.mark.parametrize(
