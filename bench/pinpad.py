@@ -52,7 +52,7 @@ def study(seed: int, changes: dict, source: Path | None = None, shared: tuple[st
 
 
 def layers(seed: int, folder: Path) -> list[dict]:
-    """By layer: what a linear probe reads, and how often a supervised controller for each subgoal solves the new task."""
+    """By layer: what a linear probe reads, how often a supervised controller for each subgoal solves the new task."""
     torch.set_num_threads(1)
     config = settings(seed=seed)
     backbone, _ = runs.load_weights(folder / "backbone.safetensors", PinpadBackbone, PinpadBackboneConfig)

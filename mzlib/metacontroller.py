@@ -218,8 +218,8 @@ class Metacontroller(nn.Module):
 
 
 def annealed(begin: float, end: float, step: int, hold_steps: int, anneal_steps: int) -> float:
-    """α, or the switch's temperature, at a training step: `begin` for `hold_steps`, then geometrically to `end`, reached
-    at `anneal_steps`."""
+    """α, or the switch's temperature, at a step: `begin` for `hold_steps`, then geometrically to `end` at
+    `anneal_steps`."""
     share = max(step - hold_steps, 0) / max(anneal_steps - hold_steps, 1)
     return end if step >= anneal_steps else begin * (end / begin) ** share
 

@@ -36,7 +36,6 @@ class PinpadStudyConfig:
     width: int = 64
     depth: int = 4
     heads: int = 4
-    mlp_width: int = 128
     layer: int = 2
     observation_weight: float = 0.01  # λ
     noise: float = 0.0  # ε of the backbone's demonstrations
@@ -48,24 +47,24 @@ class PinpadStudyConfig:
     controller_rank: int = 8
     embedding: str = "sequence"
     proposal_std: float = 0.14
-    kl_weight: float = 0.15  # α
+    kl_weight: float = 0.3  # α
     kl_begin: float = 0.0005  # α for the first kl_hold_steps, then up to kl_weight at kl_anneal_steps
     kl_hold_steps: int = 800
-    kl_anneal_steps: int = 2_200
+    kl_anneal_steps: int = 2_500
     switch_rate: int = 0
     switch_bias: float = 0.0
     switch_temperature: float = 0.3  # from 1 as α goes up
     switch_noise: bool = False
     always_open: bool = False
     cotrained: bool = False  # the backbone's weights are trained on with the metacontroller's
-    meta_steps: int = 4_000
+    meta_steps: int = 4_500
     meta_batch: int = 64
     meta_learning_rate: float = 0.003
     weight_decay: float = 0.03
     # internal RL
     raw_actions: bool = False  # the baseline: the same algorithm on actions in place of codes
     rl_batch: int = 2_048  # episodes
-    rl_iterations: int = 150
+    rl_iterations: int = 60
     rl_learning_rate: float = 0.003
     policy_width: int = 64
     evaluation_episodes: int = 50_000  # for the rare successes of backbone and prior codes
@@ -83,8 +82,8 @@ class PinpadStudyConfig:
     def backbone(self) -> PinpadBackboneConfig:
         """The backbone's size."""
         world = self.pinpad
-        names = ("stem", "mixer", "width", "depth", "heads", "mlp_width", "layer")
-        sizes = {name: getattr(self, name) for name in names}
+        names = ("stem", "mixer", "width", "depth", "heads", "layer")
+        sizes = {name: getattr(self, name) for name in names} | {"mlp_width": 2 * self.width}
         return PinpadBackboneConfig(world.grid, world.colours, world.walls, window=world.horizon, **sizes)
 
     @property
