@@ -2,6 +2,7 @@
 
 first_key    steps until a search with 11x8x9 cells first holds the key: 10 seeds
 five_million score after 5 M steps with domain cells: 3 seeds, each verified by replay
+pinpad       the grid world of notebook 00: switch, codes and internal RL, three seeds, against raw-action RL
 open_loop    the best demo's actions played from reset under sticky actions and no-ops, 100 episodes
 """
 
@@ -15,6 +16,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
+from bench.pinpad import OWN, everything, finals
 from mzlib import demos, runs
 from mzlib.evaluate import EvaluationProtocol, OpenLoop, bootstrap_interval, evaluate, select_demo
 from mzlib.go_explore import GoExploreConfig, Search, run
@@ -108,7 +110,34 @@ def open_loop(workers: int) -> list[dict]:
     ]
 
 
-EXPERIMENTS = {"first_key": first_key, "five_million": five_million, "open_loop": open_loop}
+def pinpad(workers: int) -> list[dict]:
+    """Three seeds of the grid world's study and of raw-action RL on the same backbones."""
+    since = time.perf_counter()
+    folders = everything(workers, ("raw actions",))
+    own, raw = finals(folders[OWN]), finals(folders["raw actions"])
+    seen = "held-out expert episodes (evaluation seed); beta > 0.5, one to one within 1 step, first step excluded"
+    task = "post-training task, unseen in pretraining, reward at its end only; layouts of an evaluation seed"
+    trained = f"after {own[0]['episodes']:,} episodes; {task}"
+    wanted = (
+        ("Grid world: switch against true changes of subgoal, F1 (median)", own, "f1", "", seen),
+        ("Grid world: share of beta outside 0.1 to 0.9", own, "sharp", "", seen),
+        (f"Grid world: switches an episode ({own[0]['changes']:.3g} true changes)", own, "switches", "", seen),
+        ("Grid world: KL an episode", own, "kl", "nats", seen),
+        ("Grid world: success of the backbone's own actions", own, "backbone_success", "", task),
+        ("Grid world: success of codes from the prior", own, "prior_success", "", task),
+        ("Grid world: success of internal RL", own, "success", "", trained),
+        ("Grid world: success of raw-action RL", raw, "success", "", trained),
+    )
+    results = []
+    for name, found, key, unit, what in wanted:
+        protocol = {"experiment": "pinpad", "what": what, "world": "laptop size"}
+        values = {seed: final[key] for seed, final in found.items()}
+        steps, seconds = (sum(final[cost] for final in found.values()) for cost in ("steps", "wall_s"))
+        results.append(record(name, values, unit, protocol, steps, since, wall_s=seconds))
+    return results
+
+
+EXPERIMENTS = {"first_key": first_key, "five_million": five_million, "open_loop": open_loop, "pinpad": pinpad}
 
 
 def main() -> None:
@@ -121,7 +150,7 @@ def main() -> None:
         results = EXPERIMENTS[name](given.workers)
         runs.write_result(name, results)
         for result in results:
-            print(f"{result['name']}: {result['value']:,.0f} {result['unit']}, 95 % {result['interval']}")
+            print(f"{result['name']}: {result['value']:,.4g} {result['unit']}, 95 % {result['interval']}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from mzlib.probes import SupervisedControllers, at_layer, play_supervised, probe
 from mzlib.runs import Run
 
 SEEDS = (0, 1, 2)
+OWN = "internal RL"
 BASELINES = {  # what differs, and the trainings that a baseline shares with its seed's own run
     "raw actions": ({"raw_actions": True}, ("backbone", "metacontroller")),
     "switch always open": ({"always_open": True}, ("backbone",)),
@@ -75,27 +76,36 @@ def layers(seed: int, folder: Path) -> list[dict]:
     return table
 
 
-def pinpad(workers: int) -> tuple[dict[str, list[dict]], dict[str, list[dict]], Path]:
-    """Everything: (per agent the final.json of each seed, curves by name, the first seed's folder)."""
+def everything(workers: int, baselines: tuple[str, ...]) -> dict[str, list[Path]]:
+    """Per agent the run folder of each seed; writes the curves and, of the first seed, the weights into data/."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         own = list(pool.map(study, SEEDS, [{}] * len(SEEDS)))
-        others = {
-            agent: [pool.submit(study, seed, changes, folder, shared) for seed, folder in zip(SEEDS, own, strict=True)]
-            for agent, (changes, shared) in BASELINES.items()
-        }
+        jobs = {}
+        for agent in baselines:
+            changes, shared = BASELINES[agent]
+            jobs[agent] = [pool.submit(study, s, changes, folder, shared) for s, folder in zip(SEEDS, own, strict=True)]
         tables = list(pool.map(layers, SEEDS, own))
-        folders = {"internal RL": own} | {agent: [job.result() for job in jobs] for agent, jobs in others.items()}
-    learning, distortion = [], []
+        folders = {OWN: own} | {agent: [job.result() for job in waiting] for agent, waiting in jobs.items()}
+    learning, switching = [], []
     for agent, places in folders.items():
         for seed, place in zip(SEEDS, places, strict=True):
             for row in runs.read_metrics(place / "metrics.jsonl"):
                 if "success" in row:
                     learning.append({"agent": agent, "seed": seed, "step": row["episodes"], "success": row["success"]})
-                elif "f1" in row:
+                elif "f1" in row and not BASELINES.get(agent, ({}, ()))[0].get("raw_actions"):
                     columns = ("step", "kl_weight", "held_out_nll", "kl", "f1", "switches", "sharp")
-                    distortion.append({"agent": agent, "seed": seed} | {name: row[name] for name in columns})
-    finals = {
-        agent: [json.loads((place / "final.json").read_text()) for place in places] for agent, places in folders.items()
-    }
-    curves = {"pinpad": learning, "pinpad_switch": distortion, "pinpad_layers": [row for t in tables for row in t]}
-    return finals, curves, own[0]
+                    switching.append({"agent": agent, "seed": seed} | {name: row[name] for name in columns})
+    runs.write_curve("pinpad", learning)
+    runs.write_curve("pinpad_switch", switching)
+    runs.write_curve("pinpad_layers", [row for table in tables for row in table])
+    weights = runs.data_dir("weights")
+    weights.mkdir(exist_ok=True)
+    for name in ("backbone", "metacontroller"):
+        for suffix in (".safetensors", ".json"):
+            shutil.copy(own[0] / f"{name}{suffix}", weights / f"pinpad_{name}{suffix}")
+    return folders
+
+
+def finals(folders: list[Path]) -> dict[int, dict]:
+    """Every seed's final.json."""
+    return {seed: json.loads((folder / "final.json").read_text()) for seed, folder in zip(SEEDS, folders, strict=True)}

@@ -50,14 +50,14 @@ class PinpadStudyConfig:
     kl_weight: float = 0.3  # α
     kl_begin: float = 0.0005  # α for the first kl_hold_steps, then up to kl_weight at kl_anneal_steps
     kl_hold_steps: int = 800
-    kl_anneal_steps: int = 2_500
+    kl_anneal_steps: int = 2_200
     switch_rate: int = 0
     switch_bias: float = 0.0
-    switch_temperature: float = 0.3  # from 1 as α goes up
+    switch_temperature: float = 0.25  # from twice that as α goes up
     switch_noise: bool = False
     always_open: bool = False
     cotrained: bool = False  # the backbone's weights are trained on with the metacontroller's
-    meta_steps: int = 4_500
+    meta_steps: int = 4_000
     meta_batch: int = 64
     meta_learning_rate: float = 0.003
     weight_decay: float = 0.03
@@ -118,9 +118,9 @@ class ExpertBatches:
         return pinpad_batch(self.batches[place], self.device)
 
 
-def held_out(config: PinpadStudyConfig, count: int, task: tuple[int, ...] | None = None) -> PinpadBatch:
-    """Expert episodes from a selection seed, the same for every training seed."""
-    episodes = expert_episodes(config.pinpad, count, np.random.default_rng(SELECTION_SEED), task=task)
+def held_out(config: PinpadStudyConfig, count: int, seed: int = SELECTION_SEED) -> PinpadBatch:
+    """Expert episodes from a selection seed, or another, the same for every training seed."""
+    episodes = expert_episodes(config.pinpad, count, np.random.default_rng(seed))
     return pinpad_batch(episodes, runs.pick_device(config.device))
 
 
@@ -180,7 +180,9 @@ def train_metacontroller(config: PinpadStudyConfig, run: Run, backbone: PinpadBa
         optimiser.param_groups[0]["lr"] = warm(config.meta_learning_rate, step, steps)
         schedule = step, config.kl_hold_steps, config.kl_anneal_steps
         weight = annealed(config.kl_begin, config.kl_weight, *schedule)
-        metacontroller.switch.temperature.fill_(annealed(1.0, config.switch_temperature, *schedule))
+        metacontroller.switch.temperature.fill_(
+            annealed(2 * config.switch_temperature, config.switch_temperature, *schedule)
+        )
         loss, nll, _ = meta_loss(backbone, metacontroller, draw(step), weight)
         descend(parameters, optimiser, loss)
         if (step + 1) % 100 and step + 1 < steps:
@@ -264,7 +266,7 @@ def run(config: PinpadStudyConfig, run: Run) -> dict:
     metacontroller = train_metacontroller(config, run, backbone)
     sha256 = runs.save_weights(run.folder / "backbone.safetensors", backbone)  # after it may have been co-trained
     runs.save_weights(run.folder / "metacontroller.safetensors", metacontroller, backbone=sha256)
-    found = look(backbone, metacontroller, held_out(config, 2_000))
+    found = look(backbone, metacontroller, held_out(config, 2_000, EVALUATION_SEED))
     policy = reinforce(config, run, backbone, metacontroller)
     environment = ControlledPinpad(backbone, metacontroller.eval())
     players = {"backbone_success": partial(internal_rl.raw_rollout, backbone)}

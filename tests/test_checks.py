@@ -10,6 +10,30 @@ from mzlib import checks
 from mzlib.runs import REPO
 
 WRONG = {
+    "00 integrator": (
+        lambda switches, proposals: [b * p for b, p in zip(switches, proposals, strict=True)],
+        lambda switches, proposals: integrated([1 - b for b in switches], proposals),
+        lambda switches, proposals: integrated([float(b >= 0.5) for b in switches], proposals),
+    ),
+    "00 controller": (
+        lambda A, B, e: np.array(A) @ (np.array(B) @ np.array(e)),
+        lambda A, B, e: np.array(e) * (1 + np.diag(np.array(A) @ np.array(B))),
+        lambda A, B, e: np.array(e) + (np.array(A) @ np.array(B)).T @ np.array(e),
+    ),
+    "00 kl": (
+        lambda mean, std: 0.5 * np.mean(np.square(mean) + np.square(std) - 1 - 2 * np.log(std)),
+        lambda mean, std: 0.5 * np.sum(np.square(mean) + np.square(std) - 1 - np.log(std)),
+        lambda mean, std: 0.5 * np.sum(np.square(mean) + np.asarray(std) - 1 - np.log(std)),
+    ),
+    "00 options": (
+        lambda switches, threshold: lengths_of([t for t, b in enumerate(switches) if b >= threshold], len(switches)),
+        lambda switches, threshold: lengths_of(
+            [0] + [t + 1 for t, b in enumerate(switches) if t and b >= threshold], len(switches)
+        ),
+        lambda switches, threshold: lengths_of(
+            [t for t, b in enumerate(switches) if not t or b > threshold], len(switches)
+        ),
+    ),
     "01 repeat rate": (
         lambda actions: sum(a == b for a, b in zip(actions, actions[1:], strict=False)) / len(actions),
         lambda actions: sum(a != b for a, b in zip(actions, actions[1:], strict=False)) / (len(actions) - 1),
@@ -41,6 +65,17 @@ WRONG = {
         lambda score, length, old_score, old_length: score > old_score or length < old_length,
     ),
 }
+
+
+def integrated(switches, proposals):
+    codes = [0.0]
+    for switch, proposal in zip(switches, proposals, strict=True):
+        codes.append(switch * proposal + (1 - switch) * codes[-1])
+    return codes[1:]
+
+
+def lengths_of(begins, end):
+    return np.diff([*begins, end]).tolist()
 
 
 def means(screen, width, height):
@@ -105,5 +140,5 @@ def test_truth_values_and_numbers_are_told_apart():
 
 
 def test_unknown_exercise():
-    with pytest.raises(ValueError, match="no exercise '99'; there are 01 repeat rate"):
+    with pytest.raises(ValueError, match="no exercise '99'; there are 00 integrator"):
         checks.check("99", len)

@@ -1,11 +1,13 @@
-"""The demonstrations that the workbook ships: what the README says of them is so."""
+"""The demonstrations and weights that the workbook ships: what the README says of them is so."""
 
 import collections
 
 import numpy as np
 import pytest
 
-from mzlib import demos
+from mzlib import demos, pinpad_study, runs
+from mzlib.backbone import PinpadBackbone, PinpadBackboneConfig
+from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
 from mzlib.runs import data_dir
 
 FILES = sorted(data_dir("demos").glob("*.npz"))
@@ -53,3 +55,19 @@ def test_how_many_there_are_and_about_half_are_sticky(score, count):
     sticky = [demo.sticky > 0 for path in FILES for demo in demos.load(path) if demo.score >= score]
     assert len(sticky) >= count
     assert abs(np.mean(sticky) - 0.5) <= 0.1
+
+
+def test_the_grid_worlds_switch_opens_at_changes_of_subgoal():
+    backbone, about = runs.load_weights(
+        data_dir("weights", "pinpad_backbone.safetensors"), PinpadBackbone, PinpadBackboneConfig
+    )
+    path = data_dir("weights", "pinpad_metacontroller.safetensors")
+    metacontroller, _ = runs.load_weights(path, Metacontroller, MetacontrollerConfig, backbone=about["sha256"])
+    config = runs.config_from(pinpad_study.PinpadStudyConfig, runs.load_profile("full", "00_pinpad"))
+    assert (backbone.config, metacontroller.config) == (config.backbone, config.metacontroller)
+    stored = {record["name"]: record["per_seed"]["0"] for record in runs.read_results()["pinpad"]}
+    found = pinpad_study.look(backbone, metacontroller, pinpad_study.held_out(config, 300))
+    assert found["f1"] == pytest.approx(
+        stored["Grid world: switch against true changes of subgoal, F1 (median)"], abs=0.05
+    )
+    assert found["kl"] == pytest.approx(stored["Grid world: KL an episode"], rel=0.2)

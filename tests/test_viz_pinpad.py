@@ -42,8 +42,33 @@ def test_layers_codes_and_curves():
     assert left.lines[0].get_ydata().tolist() == [0.2, 0.5, 0.9]
     assert [bar.get_height() for bar in right.patches] == [0.3, 0.8]
     goals = np.array([0, 0, 1, 2])
-    (axes,) = pinpad.codes_figure(np.random.default_rng(0).normal(size=(4, 3)), goals).axes
-    assert [len(group.get_offsets()) for group in axes.collections] == [2, 1, 1]
+    left, right, _ = pinpad.codes_figure(np.random.default_rng(0).normal(size=(4, 3)), goals, np.zeros(4)).axes
+    assert [len(group.get_offsets()) for group in left.collections] == [2, 1, 1]
+    assert len(right.collections[0].get_offsets()) == 4
     seeds = [(np.arange(3) * 512, np.array(success)) for success in ([0, 0.2, 0.4], [0, 0.6, 0.8], [0, 0.1, 0.9])]
     (axes,) = pinpad.curves_figure({"internal RL": seeds}).axes
     assert axes.lines[-1].get_ydata().tolist() == [0, 0.2, 0.8], "the median"
+
+
+def test_bearings_point_from_the_agent_to_the_pad():
+    grid = LAPTOP.grid
+    agent, pads = 5 * grid + 5, [5 * grid + 9, 2 * grid + 5, 5 * grid + 1, 9 * grid + 5]  # right, up, left, down
+    observations = np.array([[agent, *pads, 0]] * 4, np.uint8)
+    found = pinpad.bearing(LAPTOP, observations, np.arange(4))
+    assert np.allclose(found, [0, np.pi / 2, np.pi, -np.pi / 2])
+
+
+def test_stored_curves(tmp_path, monkeypatch):
+    monkeypatch.setattr(pinpad, "data_dir", lambda *parts: tmp_path / parts[-1])
+    (tmp_path / "a.curve.csv").write_text("agent,seed,step,success\nx,0,1,0.5\nx,1,1,0.7\nx,2,1,0.9\nx,0,2,\n")
+    assert pinpad.median_by_step("a", "success") == {1: 0.7}
+    (tmp_path / "b.curve.csv").write_text("agent,seed,step,success\nx,0,1,0\nx,0,2,1\ny,0,1,0.25\n")
+    curves = pinpad.learning_curves("b")
+    assert [curve.tolist() for curve in curves["x"][0]] == [[1, 2], [0, 1]]
+    assert list(curves) == ["x", "y"]
+    rows = "".join(
+        f"internal RL,{seed},{step},{10.0**-step},{step / 9},{step},0.4\n" for seed in (0, 1) for step in (1, 2)
+    )
+    (tmp_path / "c.curve.csv").write_text("agent,seed,step,kl_weight,f1,kl,held_out_nll\n" + rows)
+    first = pinpad.annealing_figure("c").axes[0]
+    assert [line.get_ydata().tolist() for line in first.lines] == [[1 / 9, 2 / 9]] * 2

@@ -1,5 +1,6 @@
 """Figures of notebook 00: layouts, probes, switches over time, codes, learning curves."""
 
+import csv
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -7,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mzlib.pinpad import Episodes, PinpadConfig, render
+from mzlib.runs import data_dir
 from mzlib.viz.style import OKABE_ITO
 
 
@@ -52,19 +54,75 @@ def switch_figure(switch: np.ndarray, goals: np.ndarray, lengths: np.ndarray, ep
     return figure
 
 
-def codes_figure(codes: np.ndarray, goals: np.ndarray) -> Figure:
-    """Codes at their two main directions, coloured by the true subgoal in pursuit.
+def bearing(config: PinpadConfig, observations: np.ndarray, goals: np.ndarray) -> np.ndarray:
+    """(n,) radians: where the goal's pad lies as seen from the agent, 0 to the right, counter-clockwise.
 
-    codes: (n, n_z). goals: (n,).
+    observations: (n, channels) compact. goals: (n,), with one pad a subgoal.
+    """
+    pads = np.array([subgoal[0] for subgoal in config.subgoals])[goals]
+    agent, pad = observations[:, 0].astype(int), observations[np.arange(len(pads)), 1 + pads].astype(int)
+    return np.arctan2(agent // config.grid - pad // config.grid, pad % config.grid - agent % config.grid)
+
+
+def codes_figure(codes: np.ndarray, goals: np.ndarray, bearings: np.ndarray) -> Figure:
+    """Codes at their two main directions, coloured by the true subgoal, and by the direction in which it lies.
+
+    codes: (n, n_z). goals: (n,). bearings: (n,) radians.
     """
     centred = codes - codes.mean(0)
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
     points = centred @ directions[:2].T
-    figure, axes = plt.subplots(figsize=(4.6, 3.8))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.6), sharey=True)
     for goal in np.unique(goals):
-        axes.scatter(*points[goals == goal].T, s=6, alpha=0.6, label=f"subgoal {goal}", color=OKABE_ITO[goal])
-    axes.set(xlabel="code, first main direction", ylabel="second")
-    axes.legend(fontsize=9, markerscale=2)
+        left.scatter(*points[goals == goal].T, s=6, alpha=0.6, label=f"subgoal {goal}", color=OKABE_ITO[goal])
+    left.set(xlabel="code, first main direction", ylabel="second")
+    left.legend(fontsize=9, markerscale=2)
+    shown = right.scatter(*points.T, s=6, alpha=0.6, c=np.degrees(bearings), cmap="twilight", vmin=-180, vmax=180)
+    right.set(xlabel="code, first main direction")
+    figure.colorbar(shown, label="direction of the goal (degrees)", ticks=[-180, -90, 0, 90, 180])
+    return figure
+
+
+def stored_curve(name: str) -> list[dict[str, str]]:
+    """The rows of data/results/<name>.curve.csv."""
+    with open(data_dir("results", f"{name}.curve.csv"), encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def median_by_step(name: str, column: str) -> dict[int, float]:
+    """Of a stored curve, the median over seeds at each step that has values."""
+    values = {}
+    for row in stored_curve(name):
+        if row[column]:
+            values.setdefault(int(row["step"]), []).append(float(row[column]))
+    return {step: float(np.median(numbers)) for step, numbers in values.items()}
+
+
+def learning_curves(name: str) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """Of a stored curve, for each agent and seed (episodes, success)."""
+    curves = {}
+    for row in stored_curve(name):
+        points = curves.setdefault(row["agent"], {}).setdefault(row["seed"], [])
+        points.append((float(row["step"]), float(row["success"])))
+    return {agent: [tuple(np.array(points).T) for points in seeds.values()] for agent, seeds in curves.items()}
+
+
+def annealing_figure(name: str, agent: str = "internal RL") -> Figure:
+    """Over the metacontroller's training, a thin line a seed: F1 of the switch, KL and NLL, α rising."""
+    figure, axes = plt.subplots(1, 3, figsize=(9.6, 2.7))
+    rows = [row for row in stored_curve(name) if row["agent"] == agent]
+    for seed in sorted({row["seed"] for row in rows}):
+        own = [
+            {key: float(value) for key, value in row.items() if key != "agent"} for row in rows if row["seed"] == seed
+        ]
+        for one, key in zip(axes, ("f1", "kl", "held_out_nll"), strict=True):
+            one.plot([row["kl_weight"] for row in own], [row[key] for row in own], ".-", label=f"seed {seed}", lw=1)
+    axes[0].set(ylabel="F1 of the switch", ylim=(0, 1.02))
+    axes[1].set(ylabel="KL, nats an episode", yscale="log")
+    axes[2].set(ylabel="NLL, nats a step")
+    for one in axes:
+        one.set(xlabel="weight α of the KL", xscale="log")
+    axes[0].legend(fontsize=9)
     return figure
 
 
