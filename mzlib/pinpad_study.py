@@ -50,21 +50,21 @@ class PinpadStudyConfig:
     kl_weight: float = 0.3  # α
     kl_begin: float = 0.0005  # α for the first kl_hold_steps, then up to kl_weight at kl_anneal_steps
     kl_hold_steps: int = 800
-    kl_anneal_steps: int = 2_200
+    kl_anneal_steps: int = 2_500
     switch_rate: int = 0
     switch_bias: float = 0.0
-    switch_temperature: float = 0.25  # from twice that as α goes up
+    switch_temperature: float = 0.3  # from 1 as α goes up
     switch_noise: bool = False
     always_open: bool = False
     cotrained: bool = False  # the backbone's weights are trained on with the metacontroller's
-    meta_steps: int = 4_000
+    meta_steps: int = 4_500
     meta_batch: int = 64
     meta_learning_rate: float = 0.003
     weight_decay: float = 0.03
     # internal RL
     raw_actions: bool = False  # the baseline: the same algorithm on actions in place of codes
     rl_batch: int = 2_048  # episodes
-    rl_iterations: int = 60
+    rl_iterations: int = 30
     rl_learning_rate: float = 0.003
     policy_width: int = 64
     evaluation_episodes: int = 50_000  # for the rare successes of backbone and prior codes
@@ -180,9 +180,7 @@ def train_metacontroller(config: PinpadStudyConfig, run: Run, backbone: PinpadBa
         optimiser.param_groups[0]["lr"] = warm(config.meta_learning_rate, step, steps)
         schedule = step, config.kl_hold_steps, config.kl_anneal_steps
         weight = annealed(config.kl_begin, config.kl_weight, *schedule)
-        metacontroller.switch.temperature.fill_(
-            annealed(2 * config.switch_temperature, config.switch_temperature, *schedule)
-        )
+        metacontroller.switch.temperature.fill_(annealed(1.0, config.switch_temperature, *schedule))
         loss, nll, _ = meta_loss(backbone, metacontroller, draw(step), weight)
         descend(parameters, optimiser, loss)
         if (step + 1) % 100 and step + 1 < steps:
