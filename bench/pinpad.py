@@ -26,7 +26,7 @@ BASELINES = {  # what differs, and the trainings that a baseline shares with its
     "switch always open": ({"always_open": True}, ("backbone",)),
     "co-trained backbone": ({"cotrained": True}, ("backbone",)),
 }
-SUPERVISED_STEPS, SUPERVISED_EPISODES = 1_000, 2_000
+SUPERVISED_STEPS, SUPERVISED_EPISODES = 500, 2_000
 
 
 def settings(**changes) -> PinpadStudyConfig:

@@ -19,7 +19,7 @@ def episode_figure(config: PinpadConfig, episodes: Episodes, row: int, pictures:
     observations = episodes.take(np.array([row])).observations[0]
     figure, axes = plt.subplots(1, pictures, figsize=(1.7 * pictures, 2.1))
     for one, step in zip(axes, steps, strict=True):
-        one.imshow(render(config, observations[step]))
+        one.imshow(render(config, observations[step]), interpolation="antialiased")
         goal = episodes.goals[row, step] if step < length else None
         one.set_title(f"step {step}, " + ("done" if goal is None else f"subgoal {goal}"), fontsize=9)
         one.set(xticks=[], yticks=[])
