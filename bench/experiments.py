@@ -2,7 +2,7 @@
 
 first_key    steps until a search with 11x8x9 cells first holds the key: 10 seeds
 five_million score after 5 M steps with domain cells: 3 seeds, each verified by replay
-pinpad       the grid world of notebook 00: switch, codes and internal RL, three seeds, against raw-action RL
+pinpad       the grid world of notebook 00: switch, codes and internal RL, three seeds
 open_loop    the best demo's actions played from reset under sticky actions and no-ops, 100 episodes
 """
 
@@ -111,28 +111,26 @@ def open_loop(workers: int) -> list[dict]:
 
 
 def pinpad(workers: int) -> list[dict]:
-    """Three seeds of the grid world's study and of raw-action RL on the same backbones."""
+    """Three seeds of the grid world's study."""
     since = time.perf_counter()
-    folders = everything(workers, ("raw actions",))
-    own, raw = finals(folders[OWN]), finals(folders["raw actions"])
+    own = finals(everything(workers)[OWN])
     seen = "held-out expert episodes (evaluation seed); beta > 0.5, one to one within 1 step, first step excluded"
     task = "post-training task, unseen in pretraining, reward at its end only; layouts of an evaluation seed"
     trained = f"after {own[0]['episodes']:,} episodes; {task}"
     wanted = (
-        ("Grid world: switch against true changes of subgoal, F1 (median)", own, "f1", "", seen),
-        ("Grid world: share of beta outside 0.1 to 0.9", own, "sharp", "", seen),
-        (f"Grid world: switches an episode ({own[0]['changes']:.3g} true changes)", own, "switches", "", seen),
-        ("Grid world: KL an episode", own, "kl", "nats", seen),
-        ("Grid world: success of the backbone's own actions", own, "backbone_success", "", task),
-        ("Grid world: success of codes from the prior", own, "prior_success", "", task),
-        ("Grid world: success of internal RL", own, "success", "", trained),
-        ("Grid world: success of raw-action RL", raw, "success", "", trained),
+        ("Grid world: switch against true changes of subgoal, F1 (median)", "f1", "", seen),
+        ("Grid world: share of beta outside 0.1 to 0.9", "sharp", "", seen),
+        (f"Grid world: switches an episode ({own[0]['changes']:.3g} true changes)", "switches", "", seen),
+        ("Grid world: KL an episode", "kl", "nats", seen),
+        ("Grid world: success of the backbone's own actions", "backbone_success", "", task),
+        ("Grid world: success of codes from the prior", "prior_success", "", task),
+        ("Grid world: success of internal RL", "success", "", trained),
     )
     results = []
-    for name, found, key, unit, what in wanted:
+    for name, key, unit, what in wanted:
         protocol = {"experiment": "pinpad", "what": what, "world": "laptop size"}
-        values = {seed: final[key] for seed, final in found.items()}
-        steps, seconds = (sum(final[cost] for final in found.values()) for cost in ("steps", "wall_s"))
+        values = {seed: final[key] for seed, final in own.items()}
+        steps, seconds = (sum(final[cost] for final in own.values()) for cost in ("steps", "wall_s"))
         results.append(record(name, values, unit, protocol, steps, since, wall_s=seconds))
     return results
 

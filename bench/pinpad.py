@@ -76,7 +76,7 @@ def layers(seed: int, folder: Path) -> list[dict]:
     return table
 
 
-def everything(workers: int, baselines: tuple[str, ...]) -> dict[str, list[Path]]:
+def everything(workers: int, baselines: tuple[str, ...] = ()) -> dict[str, list[Path]]:
     """Per agent the run folder of each seed; writes the curves and, of the first seed, the weights into data/."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         own = list(pool.map(study, SEEDS, [{}] * len(SEEDS)))
