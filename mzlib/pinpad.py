@@ -331,18 +331,14 @@ def one_hot(config: PinpadConfig, compact: np.ndarray) -> np.ndarray:
     return np.eye(config.cells, dtype=np.float32)[compact].reshape(*compact.shape[:-1], config.observation_size)
 
 
-def expert_actions(
-    game: Pinpad, paths: Plan, rng: np.random.Generator, noise: float = 0.0, ties: bool = True
-) -> np.ndarray:
+def expert_actions(game: Pinpad, paths: Plan, rng: np.random.Generator, noise: float = 0.0) -> np.ndarray:
     """(N,) uint8: for each pinpad a uniform draw among the optimal moves, or with probability `noise` among all four.
 
     paths: the `plan` of the game's tasks and layouts. If noise has cut off the way (it leads back over a colour), any
-    move is drawn. ties: if False, the first optimal move in the order of MOVES in place of the draw.
+    move is drawn.
     """
     up, down, left, right = paths.optimal(game.progress, game.observation[:, 0])
     optimal = up | down << 1 | left << 2 | right << 3
-    if not ties:
-        optimal &= -optimal  # the lowest bit alone
     if noise:
         optimal[rng.random(game.count) < noise] = 0
     return SHARES[optimal, rng.integers(12, size=game.count, dtype=np.uint8)]
@@ -377,17 +373,12 @@ class Episodes:
 
 
 def expert_episodes(
-    config: PinpadConfig,
-    count: int,
-    rng: np.random.Generator,
-    noise: float = 0.0,
-    task: Sequence[int] | None = None,
-    ties: bool = True,
+    config: PinpadConfig, count: int, rng: np.random.Generator, noise: float = 0.0, task: Sequence[int] | None = None
 ) -> Episodes:
     """Episodes of the stochastic shortest-path expert, each in a layout of its own.
 
     noise: probability that an action is replaced by a uniform one; such an episode may fail. task: colours; by
-    default one of `config.tasks` is drawn for each episode. ties: draw among optimal moves; if False, take the first.
+    default one of `config.tasks` is drawn for each episode.
     """
     if not 0 <= noise <= 1:
         raise ValueError(f"noise={noise}: it is a probability, choose 0 to 1")
@@ -405,7 +396,7 @@ def expert_episodes(
             positions[step + 1 :] = positions[step]
             break
         goals[step] = game.goal
-        np.copyto(actions[step], expert_actions(game, paths, rng, noise, ties), where=~game.done)
+        np.copyto(actions[step], expert_actions(game, paths, rng, noise), where=~game.done)
         success |= game.step(actions[step])[0] > 0
         positions[step + 1] = game.observation[:, 0]
     turned = (np.ascontiguousarray(array.T) for array in (positions, actions, goals))

@@ -248,10 +248,10 @@ def reinforce(
 def success_rate(config: PinpadStudyConfig, play: Callable[[Pinpad], internal_rl.Rollout], episodes: int) -> float:
     """The share of episodes of the post-training task that `play` wins, on layouts from evaluation seeds."""
     rng, won = np.random.default_rng(EVALUATION_SEED), 0.0
-    for count in [PLAYED_AT_ONCE] * (episodes // PLAYED_AT_ONCE) + [episodes % PLAYED_AT_ONCE]:
-        pinpad = Pinpad(config.pinpad, count)
+    for begin in range(0, episodes, PLAYED_AT_ONCE):
+        pinpad = Pinpad(config.pinpad, min(PLAYED_AT_ONCE, episodes - begin))
         pinpad.reset_random(rng, task=config.pinpad.post_training_task)
-        won += play(pinpad).returns.sum().item() if count else 0.0
+        won += play(pinpad).returns.sum().item()
     return won / episodes
 
 
