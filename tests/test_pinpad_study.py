@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mzlib import pinpad_study, runs
 from mzlib.backbone import PinpadBackbone, PinpadBackboneConfig
+from mzlib.internal_rl import PriorCodes
 from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
 from mzlib.pinpad_study import ExpertBatches, PinpadStudyConfig
 from mzlib.runs import Run
@@ -93,3 +95,25 @@ def test_the_baselines_run(tmp_path, changes):
 def test_a_wrong_size_is_named():
     with pytest.raises(ValueError, match="size='huge': use laptop or paper"):
         PinpadStudyConfig(size="huge")
+
+
+def test_the_success_rate_counts_every_episode_once(monkeypatch):
+    monkeypatch.setattr(pinpad_study, "PLAYED_AT_ONCE", 4)
+    played = []
+
+    def play(pinpad):
+        played.append(pinpad.observation)
+        return SimpleNamespace(returns=torch.tensor([1.0] + [0.0] * (pinpad.count - 1)))
+
+    assert pinpad_study.success_rate(TINY, play, 10) == 3 / 10
+    assert [len(layouts) for layouts in played] == [4, 4, 2]
+    assert not (played[0] == played[1]).all(), "each in a layout of its own"
+
+
+def test_codes_from_the_prior_know_nothing():
+    policy = PriorCodes(3)
+    distribution, _ = policy.step(torch.full((20_000, 5), 7.0), policy.init_cache(20_000))
+    codes = distribution.sample()
+    assert codes.shape == (20_000, 3)
+    assert codes.mean(0).abs().max() < 0.04
+    assert (codes.std(0) - 1).abs().max() < 0.04
