@@ -22,7 +22,7 @@ from mzlib.runs import Run
 SEEDS = (0, 1, 2)
 OWN = "internal RL"
 BASELINES = {  # what differs, and the trainings that a baseline shares with its seed's own run
-    "raw actions": ({"raw_actions": True}, ("backbone", "metacontroller")),
+    "raw actions": ({"raw_actions": True, "rl_learning_rate": 0.0001}, ("backbone", "metacontroller")),
     "switch always open": ({"always_open": True}, ("backbone",)),
     "co-trained backbone": ({"cotrained": True}, ("backbone",)),
 }

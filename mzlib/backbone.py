@@ -77,11 +77,14 @@ class LinearStem(nn.Module):
 
 class EgocentricStem(nn.Module):
     """A linear layer on where everything lies as seen from the agent: one-hot are the offset in rows and the offset in
-    columns of each colour and wall, and the agent's own row and column; walls are alike.
+    columns of each colour and wall, the pair of them for what is at most two cells away, and the agent's own row and
+    column; walls are alike.
 
     A function of o_t as the paper's layer is, but one that shares what it learns between places: here that is the
-    difference between minutes and hours of training.
+    difference between minutes and hours of training. Without the pairs it walks into the colours in its way.
     """
+
+    NEAR = 2
 
     def __init__(self, config: PinpadBackboneConfig):
         super().__init__()
@@ -90,17 +93,24 @@ class EgocentricStem(nn.Module):
         self.others = nn.EmbeddingBag(2 * (config.colours + 1) * offsets, config.width, mode="sum")
         for table in (self.own, self.others):
             nn.init.normal_(table.weight, std=config.channels**-0.5)
+        self.span = 2 * self.NEAR + 1
+        self.near = nn.EmbeddingBag((config.colours + 1) * self.span**2 + 1, config.width, mode="sum", padding_idx=0)
+        nn.init.zeros_(self.near.weight)
         plane = torch.arange(config.colours + config.walls).clamp(max=config.colours)
         across = config.colours + 1
         first = config.grid - 1 + offsets * torch.cat([plane, plane + across])  # of each plane: the agent's own place
         self.register_buffer("first", first, persistent=False)
+        self.register_buffer("plane", plane, persistent=False)
 
     def forward(self, observations: Tensor) -> Tensor:
         """(b, t, channels) cell indices to (b, t, width)."""
         row, column = observations.long() // self.grid, observations.long() % self.grid
         own = torch.stack([row[..., 0], self.grid + column[..., 0]], -1)
-        others = torch.cat([row[..., 1:] - row[..., :1], column[..., 1:] - column[..., :1]], -1) + self.first
-        seen = self.own(own.flatten(0, -2)) + self.others(others.flatten(0, -2))
+        down, right = row[..., 1:] - row[..., :1], column[..., 1:] - column[..., :1]
+        others = torch.cat([down, right], -1) + self.first
+        pair = 1 + (self.plane * self.span + down + self.NEAR) * self.span + right + self.NEAR
+        near = torch.where((down.abs() <= self.NEAR) & (right.abs() <= self.NEAR), pair, 0)
+        seen = self.own(own.flatten(0, -2)) + self.others(others.flatten(0, -2)) + self.near(near.flatten(0, -2))
         return seen.unflatten(0, observations.shape[:-1])
 
     def step(self, observations: Tensor, cache: tuple) -> tuple[Tensor, tuple]:

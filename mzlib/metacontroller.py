@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -217,11 +218,9 @@ class Metacontroller(nn.Module):
         return switch, after[0]
 
 
-def annealed(begin: float, end: float, step: int, hold_steps: int, anneal_steps: int) -> float:
-    """α, or the switch's temperature, at a step: `begin` for `hold_steps`, then geometrically to `end` at
-    `anneal_steps`."""
-    share = max(step - hold_steps, 0) / max(anneal_steps - hold_steps, 1)
-    return end if step >= anneal_steps else begin * (end / begin) ** share
+def annealed(step: int, *points: tuple[float, float]) -> float:
+    """α, or the switch's temperature, at a step: straight lines between points (step, value), level outside them."""
+    return float(np.interp(step, *zip(*points, strict=True)))
 
 
 def switches_match(switch: Tensor, goals: Tensor, valid: Tensor, tolerance: int = 1, threshold: float = 0.5) -> dict:

@@ -33,7 +33,7 @@ class PinpadStudyConfig:
     # backbone
     stem: str = "egocentric"
     mixer: str = "transformer"
-    width: int = 64
+    width: int = 96
     depth: int = 4
     heads: int = 4
     layer: int = 2
@@ -47,17 +47,17 @@ class PinpadStudyConfig:
     controller_rank: int = 8
     embedding: str = "sequence"
     proposal_std: float = 0.14
-    kl_weight: float = 0.3  # α
-    kl_begin: float = 0.0005  # α for the first kl_hold_steps, then up to kl_weight at kl_anneal_steps
-    kl_hold_steps: int = 800
-    kl_anneal_steps: int = 2_500
+    kl_weight: float = 0.1  # α in the end
+    kl_begin: float = 0.0005  # α for the first quarter of kl_anneal_steps: codes have to carry something first
+    kl_peak: float = 0.3  # α reached at kl_anneal_steps, in a straight line, and kept for half as long again
+    kl_anneal_steps: int = 960
     switch_rate: int = 0
     switch_bias: float = 0.0
-    switch_temperature: float = 0.3  # from 1 as α goes up
+    switch_temperature: float = 0.25  # in the end; 0.5 until α comes down from its peak
     switch_noise: bool = False
     always_open: bool = False
     cotrained: bool = False  # the backbone's weights are trained on with the metacontroller's
-    meta_steps: int = 4_500
+    meta_steps: int = 3_000
     meta_batch: int = 64
     meta_learning_rate: float = 0.003
     weight_decay: float = 0.03
@@ -167,6 +167,20 @@ def train_backbone(config: PinpadStudyConfig, run: Run) -> PinpadBackbone:
     return backbone
 
 
+def kl_weight_at(config: PinpadStudyConfig, step: int) -> float:
+    """α at a step: low, then quickly up to its peak, where only what is worth its price gets through and the switch
+    learns to be shut; then down again, for codes that say more of what lies ahead of each opening."""
+    up = config.kl_anneal_steps
+    low, high = (up / 4, config.kl_begin), (up, config.kl_peak)
+    return annealed(step, low, high, (1.5 * up, config.kl_peak), (2 * up, config.kl_weight))
+
+
+def switch_temperature_at(config: PinpadStudyConfig, step: int) -> float:
+    """The switch's temperature at a step: from 0.5 (or its last, if higher) to its last while α comes down."""
+    up, last = config.kl_anneal_steps, config.switch_temperature
+    return annealed(step, (1.5 * up, max(0.5, last)), (2 * up, last))
+
+
 def train_metacontroller(config: PinpadStudyConfig, run: Run, backbone: PinpadBackbone) -> Metacontroller:
     """Let a metacontroller find what the frozen backbone can be told."""
     torch.manual_seed(config.seed + 1)
@@ -178,9 +192,8 @@ def train_metacontroller(config: PinpadStudyConfig, run: Run, backbone: PinpadBa
 
     def update(step: int) -> dict[str, float] | None:
         optimiser.param_groups[0]["lr"] = warm(config.meta_learning_rate, step, steps)
-        schedule = step, config.kl_hold_steps, config.kl_anneal_steps
-        weight = annealed(config.kl_begin, config.kl_weight, *schedule)
-        metacontroller.switch.temperature.fill_(annealed(1.0, config.switch_temperature, *schedule))
+        weight, temperature = kl_weight_at(config, step), switch_temperature_at(config, step)
+        metacontroller.switch.temperature.fill_(temperature)
         loss, nll, _ = meta_loss(backbone, metacontroller, draw(step), weight)
         descend(parameters, optimiser, loss)
         if (step + 1) % 100 and step + 1 < steps:

@@ -142,9 +142,9 @@ def test_the_score_of_switches():
 
 
 def test_annealing():
-    weights = [annealed(0.01, 1.0, step, 2, 6) for step in (0, 2, 4, 6, 9)]
-    assert weights == pytest.approx([0.01, 0.01, 0.1, 1.0, 1.0])
-    assert annealed(0.01, 0.3, 0, 0, 0) == 0.3
+    points = (2, 0.0), (6, 0.4), (8, 0.1)
+    values = [annealed(step, *points) for step in (0, 2, 4, 6, 7, 8, 9)]
+    assert values == pytest.approx([0, 0, 0.2, 0.4, 0.25, 0.1, 0.1])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from mzlib.runs import Run
 
 TINY = PinpadStudyConfig(
     device="cpu", width=16, depth=2, layer=1, code_dim=3, controller_rank=2,
-    kl_hold_steps=1, kl_anneal_steps=2, backbone_steps=3, backbone_batch=8, meta_steps=3, meta_batch=8,
+    kl_anneal_steps=2, backbone_steps=3, backbone_batch=8, meta_steps=3, meta_batch=8,
     rl_batch=8, rl_iterations=2, policy_width=16, evaluation_episodes=30,
 )  # fmt: skip
 
