@@ -125,8 +125,18 @@ def chained_tasks(config: PinpadConfig, length: int) -> tuple[tuple[int, ...], .
     return tuple(tuple(colour for goal in chain for colour in config.subgoals[goal]) for chain in chains)
 
 
-# One colour a subgoal as in the ant world, but nine steps away: a code has to last. Four subgoals a task.
-LAPTOP = replace(SINGLE, grid=13, horizon=100, tasks=chained_tasks(SINGLE, 4))
+# One colour a subgoal as in the ant world, but nine steps away: a code has to last. Four subgoals a task; a colour is
+# followed by any other but the next one, so the post-training task 0123 has only transitions never seen. With five
+# colours a choice is among three, and what tells them apart is worth a code.
+LAPTOP = PinpadConfig(
+    tasks=tuple((one, other) for one in range(5) for other in range(5) if other not in (one, (one + 1) % 5)),
+    post_training_task=(0, 1, 2, 3),
+    subgoals=tuple((colour,) for colour in range(5)),
+    grid=13,
+    colours=5,
+    walls=1,
+)
+LAPTOP = replace(LAPTOP, tasks=chained_tasks(LAPTOP, 4))
 
 
 class Layouts(NamedTuple):

@@ -43,7 +43,7 @@ class PinpadStudyConfig:
     backbone_batch: int = 64
     backbone_learning_rate: float = 0.002
     # metacontroller
-    code_dim: int = 2
+    code_dim: int = 4
     controller_rank: int = 8
     embedding: str = "sequence"
     proposal_std: float = 0.14
