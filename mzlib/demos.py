@@ -251,9 +251,13 @@ class Tape:
     `states[t]` is the emulator's state before action t; `views[t]` is what step t led to: (reward, RAM facts).
     """
 
-    def __init__(self, demo: Demo):
+    def __init__(self, demo: Demo, emulator: Emulator | None = None):
         self.demo = demo
-        self.emulator = start(demo)
+        if emulator is None:
+            self.emulator = start(demo)
+        else:  # one of the same settings, for a demo with a state: saves loading the ROM
+            self.emulator = emulator
+            emulator.load_state(demo.state)
         self.actions: list[int] = []
         self.views: list[tuple] = []
         self.states = [self._state()]
@@ -327,13 +331,13 @@ def shorten(demo: Demo, budget: int = 20_000) -> Demo:
     return tape.to_demo()
 
 
-def clean(demo: Demo) -> Demo:
+def clean(demo: Demo, emulator: Emulator | None = None) -> Demo:
     """Replace every action that changes nothing about the way by the previous one, or else by NOOP.
 
     An action is replaced if the replay then keeps the same RAM facts (position, room, lives, keys) and reward at
-    every later step: what stays is what a clone has to learn.
+    every later step: what stays is what a clone has to learn. emulator: see `Tape`.
     """
-    tape = Tape(demo)
+    tape = Tape(demo, emulator)
 
     def same_way(t: int, action: int) -> bool:
         """Try `action` at step t, until the emulator's whole state is the old one again or the demo ends."""

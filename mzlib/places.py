@@ -5,6 +5,7 @@ height is a floor, a column of states a ladder or the rope. Ladder and rope ends
 where she stands.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -49,6 +50,26 @@ PLACES = (
     Place("below right, ladder top", 6, 75, 79, 240, 254),
     Place("below right, floor left", 6, 1, 30, 234, 236),
     Place("below right, floor right", 6, 120, 152, 234, 236),
+)
+
+
+def _named(*names: str) -> tuple[Place, ...]:
+    return tuple(next(place for place in PLACES if place.name == name) for name in names)
+
+
+# What a leg of the places data may aim at, by index; behind the doors with a key only.
+GOALS = _named(
+    *("start platform", "left door", "right door", "middle ladder, bottom", "rope", "right platform"),
+    *("right ladder, bottom", "floor, left", "left ladder, bottom", "left ladder, top", "key platform"),
+    *("left room, entrance", "right room, entrance", "right room, ladder top", "right room, ladder bottom"),
+)
+
+# The way to the key and out. No leg of the places data follows another as here: these compositions are for after.
+KEY_AND_OUT = (0, 5, 7, 10, 6, 3, 2)  # as indices into GOALS
+HELD_OUT = frozenset(pairwise(KEY_AND_OUT))
+POST_TRAINING_TASKS = (
+    *((0, 5, 7), (5, 7, 10), (7, 10, 6), (10, 6, 3), (6, 3, 2)),  # of two held-out transitions
+    *((0, 5, 7, 10), KEY_AND_OUT),  # longer ones
 )
 
 

@@ -1,0 +1,270 @@
+"""Notebook 02's stage: clone the demonstrations with an autoregressive backbone.
+
+python -m mzlib.bc --profile full
+torchrun --nproc-per-node 2 -m mzlib.bc --profile smoke     the same global batch on two processes
+"""
+
+import math
+import os
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mzlib import demos, runs
+from mzlib.backbone import BackboneConfig, MontezumaVLM, vlm_loss
+from mzlib.dataset import PAD, FrameCache, WindowBatch, WindowDataset, split_by_seed
+from mzlib.emulator import ACTIONS
+from mzlib.evaluate import SELECTION_SEED, EvaluationProtocol, Observation, evaluate
+from mzlib.runs import Run, stage_main, train
+
+
+@dataclass(frozen=True)
+class BCConfig:
+    """Settings of one cloning."""
+
+    demos: str = "shipped"  # or "run": the best of the same profile's 05_go_explore
+    seed: int = 0
+    device: str = "auto"
+    # the data
+    seq_len: int = 64
+    stride: int = 16  # steps between the ends of windows
+    limit_trajs: float = 100.0  # the top per cent of demos by score
+    noop_subsample: bool = True
+    held_out: float = 0.1  # of the search seeds
+    demo_limit: int = 0  # so many demos, evenly picked; 0: all
+    # the backbone
+    layout: str = "step"
+    see_actions: bool = False
+    mixer: str = "transformer"
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    layer: int = 2
+    # training
+    epochs: float = 4.0
+    batch_size: int = 32  # windows, over all processes
+    accumulate: int = 1  # gradients of so many parts of a batch are added up
+    lr: float = 6e-4
+    warmup_steps: int = 100
+    weight_decay: float = 0.03
+    obs_weight: float = 0.0
+    # acting, on selection seeds at the end
+    episodes: int = 0
+    workers: int = field(default=0, metadata={"free": True})  # for replaying and playing; 0: one a core
+
+    @property
+    def backbone(self) -> BackboneConfig:
+        """The backbone's size."""
+        names = ("layout", "see_actions", "mixer", "width", "depth", "heads", "layer", "seq_len")
+        return BackboneConfig(mlp_width=2 * self.width, **{name: getattr(self, name) for name in names})
+
+
+def demonstrations(config: BCConfig, profile: str) -> list[demos.Demo]:
+    """The demos to clone: with "shipped" also those of the places data."""
+    chosen = demos.upstream(config.demos, profile)
+    if config.demos == "shipped":
+        chosen += [demo for path in sorted(runs.data_dir("demos", "places").glob("*.npz")) for demo in demos.load(path)]
+    if config.demo_limit:
+        picked = np.linspace(0, len(chosen) - 1, min(config.demo_limit, len(chosen))).round().astype(int)
+        chosen = [chosen[i] for i in picked]
+    return chosen
+
+
+def data(config: BCConfig, profile: str) -> tuple[FrameCache, WindowDataset, WindowDataset]:
+    """The replayed demos, and their windows to train on and held out."""
+    folder = runs.runs_root() / "cache" / f"{config.demos}-{config.demo_limit}"
+    cache = FrameCache.build(demonstrations(config, profile), folder, config.workers or None)
+    make = partial(WindowDataset, cache, seq_len=config.seq_len, stride=config.stride, seed=config.seed)
+    kept, unseen = split_by_seed(cache, config.held_out)
+    training = make(kept, limit_trajs=config.limit_trajs, noop_subsample=config.noop_subsample)
+    return cache, training, make(unseen, noop_subsample=False)
+
+
+def measure(backbone: MontezumaVLM, windows: WindowDataset, batch_size: int = 32, limit: int = 100) -> dict[str, float]:
+    """Held-out NLL and accuracy over all valid steps, and over change points: where the action differs from the last.
+
+    At most `limit` batches, evenly picked.
+    """
+    count = math.ceil(len(windows) / batch_size)
+    sums = np.zeros((2, 3))  # all, change points × −ln p, right, steps
+    device = next(backbone.parameters()).device
+    backbone.eval()
+    with torch.no_grad():
+        for number in np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(int)):
+            rows = np.arange(number * batch_size, min((number + 1) * batch_size, len(windows)))
+            batch = to(windows.batch(rows), device)
+            log_p = backbone(batch.frames, batch.previous, padding_of(batch)).actions.float().log_softmax(-1)
+            nll = -log_p.gather(-1, batch.actions.clamp(max=len(ACTIONS) - 1)[..., None])[..., 0]
+            right = log_p.argmax(-1) == batch.actions
+            for row, mask in enumerate((batch.valid, batch.change)):
+                sums[row] += [nll[mask].sum().item(), right[mask].sum().item(), mask.sum().item()]
+    backbone.train()
+    (nll, accuracy), (change_nll, change_accuracy) = (s[:2] / max(s[2], 1) for s in sums)
+    return {"nll": nll, "accuracy": accuracy, "change_nll": change_nll, "change_accuracy": change_accuracy}
+
+
+def baselines(training: WindowDataset, unseen: WindowDataset) -> dict[str, float]:
+    """What needs no frames: the training windows' commonest action, and what follows the previous action most often."""
+    batches = [training.batch(np.arange(i, min(i + 256, len(training)))) for i in range(0, len(training), 256)]
+    table = np.ones((PAD + 1, len(ACTIONS)))  # previous → action, one of each assumed
+    for batch in batches:
+        np.add.at(table, (batch.previous[batch.valid].numpy(), batch.actions[batch.valid].numpy()), 1)
+    log_p = np.log(table / table.sum(1, keepdims=True))
+    majority = int(table.sum(0).argmax())
+    found = {name: [] for name in ("majority", "previous", "change_majority", "change_previous", "previous_nll")}
+    for i in range(0, len(unseen), 256):
+        batch = unseen.batch(np.arange(i, min(i + 256, len(unseen))))
+        for prefix, mask in (("", batch.valid), ("change_", batch.change)):
+            actions, previous = batch.actions[mask].numpy(), batch.previous[mask].numpy()
+            found[f"{prefix}majority"].append(actions == majority)
+            found[f"{prefix}previous"].append(actions == previous)
+            if not prefix:
+                found["previous_nll"].append(-log_p[previous, actions])
+    return {name: float(np.concatenate(values).mean()) for name, values in found.items()}
+
+
+def to(batch: WindowBatch, device: str | torch.device) -> WindowBatch:
+    """The batch on a device."""
+    return WindowBatch(*(x.to(device, non_blocking=True) for x in batch))
+
+
+def padding_of(batch: WindowBatch) -> Tensor:
+    """(b,) how many padded steps a window begins with."""
+    return (batch.actions == PAD).sum(1)
+
+
+def learning_rate(config: BCConfig, step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine down to a twentieth."""
+    share = min(1.0, step / steps)
+    decay = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share))
+    return config.lr * min((step + 1) / max(config.warmup_steps, 1), decay)
+
+
+class Updates:
+    """One gradient step at a time; what it draws follows from the step alone."""
+
+    def __init__(self, config: BCConfig, backbone: MontezumaVLM, training: WindowDataset, steps: int):
+        self.config, self.backbone, self.training, self.steps = config, backbone, training, steps
+        self.device = runs.pick_device(config.device)
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        decayed = [p for p in backbone.parameters() if p.ndim > 1]
+        others = [p for p in backbone.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, config.lr)
+        self.epoch, self.order = -1, None
+
+    def rows(self, step: int) -> np.ndarray:
+        """The windows of a step's batch: every epoch in an order of its own."""
+        a_epoch = len(self.training) // self.config.batch_size
+        epoch, place = divmod(step, a_epoch)
+        if epoch != self.epoch:
+            self.order = np.random.default_rng((self.config.seed, epoch)).permutation(len(self.training))
+            self.epoch = epoch
+        return self.order[place * self.config.batch_size : (place + 1) * self.config.batch_size]
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Take the step; mean training loss, NLL and accuracy over the global batch."""
+        config = self.config
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(config, step, self.steps)
+        self.optimiser.zero_grad()
+        rows = self.rows(step)
+        valid = int(self.training.valid_steps(rows).sum())  # of all processes' parts
+        totals = torch.zeros(3)
+        for part in np.array_split(rows[self.rank :: self.world], config.accumulate):
+            batch = to(self.training.batch(part), self.device)
+            with torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"):
+                prediction = self.backbone(batch.frames, batch.previous, padding_of(batch))
+                loss, nll, accuracy = vlm_loss(prediction, batch, config.obs_weight)
+            share = batch.valid.sum().item() / valid
+            (loss * share).backward()
+            totals += torch.tensor([loss.item(), nll.item(), accuracy.item()]) * share
+        if self.world > 1:
+            for parameter in self.backbone.parameters():
+                if parameter.grad is not None:
+                    torch.distributed.all_reduce(parameter.grad)
+            torch.distributed.all_reduce(totals)
+        torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), 1.0)
+        self.optimiser.step()
+        return dict(zip(("loss", "train_nll", "train_accuracy"), totals.tolist(), strict=True))
+
+
+class ClonePolicy:
+    """Acts as the clone does: actions drawn from (or, `greedy`, the likeliest of) its predictions, with a cache.
+
+    Each life begins a new sequence, as in training. Episodes of a batch may lose lives at different steps, so every
+    step of the seed layout, whose rows are in step with one another, begins anew for all (see `begin`).
+    """
+
+    sees_frames = True
+
+    def __init__(self, weights: Path, greedy: bool = False, seed: int = 0):
+        torch.set_num_threads(1)
+        self.backbone = runs.load_weights(weights, MontezumaVLM, BackboneConfig)[0].eval()
+        self.greedy, self.generator = greedy, torch.Generator().manual_seed(seed)
+        self.caches: list | None = None
+
+    @torch.no_grad()
+    def act(self, observation: Observation) -> np.ndarray:
+        """(n,) actions."""
+        frames = torch.from_numpy(observation.frames)
+        fresh = torch.from_numpy(observation.began | observation.life_lost)
+        if self.caches is None:
+            self.caches = self.backbone.init_cache(len(frames))
+            self.stack, self.previous = frames[:, None].repeat(1, 4, 1, 1), torch.full((len(frames),), PAD)
+        self.stack = torch.cat([self.stack[:, 1:], frames[:, None]], 1)
+        if fresh.any():
+            self.stack[fresh] = frames[fresh, None]
+            self.previous[fresh] = PAD
+            self.backbone.forget(self.caches, fresh)
+        residual = self.backbone.lower_step(self.stack, self.previous, self.caches)
+        logits = self.backbone.upper_step(residual, self.caches).actions
+        if self.greedy:
+            self.previous = logits.argmax(-1)
+        else:
+            self.previous = torch.multinomial(logits.softmax(-1), 1, generator=self.generator)[:, 0]
+        return self.previous.numpy()
+
+
+def run(config: BCConfig, run: Run) -> dict:
+    """Train, measure, save; resumed where it left off."""
+    if run.final is not None:
+        return run.final
+    runs.seed_everything(config.seed)
+    _, training, unseen = data(config, run.profile)
+    backbone = MontezumaVLM(config.backbone).to(runs.pick_device(config.device))
+    steps = max(1, int(config.epochs * (len(training) // config.batch_size)))
+    take = Updates(config, backbone, training, steps)
+    every = max(1, min(200, steps // 4))
+
+    def update(step: int) -> dict[str, float] | None:
+        values = take(step)
+        if (step + 1) % every and step + 1 < steps:
+            return None
+        return values | measure(backbone, unseen)
+
+    train(run, "backbone", steps, update, {"backbone": backbone, "optimiser": take.optimiser}, headline="nll")
+    sha256 = runs.save_weights(run.folder / "backbone.safetensors", backbone)
+    found = measure(backbone, unseen, limit=10**9) | baselines(training, unseen)
+    if config.episodes:
+        protocol = EvaluationProtocol(episodes=config.episodes, first_seed=SELECTION_SEED)
+        played = evaluate(partial(ClonePolicy, run.folder / "backbone.safetensors"), protocol, config.workers)
+        found |= {name: played[name] for name in ("mean", "first_life_mean", "first_key_rate")}
+    return run.finish(
+        **found,
+        sha256=sha256,
+        windows=len(training),
+        keep_rate=training.keep_rate,
+        parameters=sum(p.numel() for p in backbone.parameters()),
+        protocol={"held out": "search seeds", "acting": "sticky 0.25, 0 to 30 no-ops, selection seeds, whole game"},
+    )
+
+
+if __name__ == "__main__":
+    if "WORLD_SIZE" in os.environ:
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    stage_main("bc", "02_bc", BCConfig, run)

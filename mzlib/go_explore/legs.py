@@ -1,0 +1,200 @@
+"""Make the places data set: from many states, the shortest clean ways to named places, chained leg after leg.
+
+    python -m mzlib.go_explore.legs --out data/demos/places/plain.npz --roots 40 --first-seed 40000
+
+A root is a cut of a shipped demo. From it, and then from wherever a leg ended, a breadth-first search over positions
+finds the ways to all places within reach; a few of them are cleaned and followed on. So the trajectories of one root
+are the paths of a tree, and share its seed. It is resumable: every root done waits in runs/legs/.
+"""
+
+import argparse
+import os
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mzlib import demos
+from mzlib.demos import Demo
+from mzlib.emulator import ACTIONS, NOOP, Emulator, Facts
+from mzlib.places import GOALS, HELD_OUT
+from mzlib.runs import data_dir, progress, runs_root
+
+MOVES = [ACTIONS.index(name) for name in ("NOOP", "UP", "RIGHT", "LEFT", "DOWN", "FIRE", "RIGHTFIRE", "LEFTFIRE")]
+SKULL_ADDRESS, SKULL_ROOM, SKULL_HEIGHT = 47, 1, 165  # its place matters to who is on the floor
+SAFE_STEPS = 10  # of doing nothing that an arrival has to survive
+SHORTEST_LEG = 8  # steps
+BRANCHES = (3, 2, 2, 3)  # ways followed from a root, and from the end of each leg
+PER_STEP = ("actions", "rewards", "goals")
+SOURCES = {0.0: ("first_key", "first_door"), 0.25: ("first_key_sticky", "first_door_sticky")}
+
+
+class Node(NamedTuple):
+    """A state that the search has reached."""
+
+    state: bytes
+    parent: int
+    action: int
+    facts: Facts
+
+
+def cell(emulator: Emulator, grain: int) -> tuple:
+    """What the search takes for the same state: the position to `grain` pixels, keys, the skull to 16 pixels."""
+    facts = emulator.facts
+    below = facts.room == SKULL_ROOM and facts.y < SKULL_HEIGHT
+    skull = int(emulator.ram[SKULL_ADDRESS]) // 16 if below else -1
+    return facts.room, facts.x // grain, facts.y // grain, facts.keys, skull
+
+
+def settled(emulator: Emulator, before: Facts) -> bool:
+    """Whether she stands or hangs where the emulator is, and survives doing nothing; the emulator moves on."""
+    y = emulator.facts.y
+    for step in range(SAFE_STEPS):
+        emulator.step(NOOP)
+        facts = emulator.facts
+        if facts.dying or facts.lives < before.lives or (step < 2 and abs(facts.y - y) > 1):
+            return False
+    return True
+
+
+def ways(emulator: Emulator, rng: np.random.Generator, limit: int = 900, grain: int = 3) -> dict[int, list[int]]:
+    """Shortest ways from where the emulator is to the places of GOALS within reach: per place, the actions.
+
+    Breadth first over cells, actions in random order, so ties fall at random; at most `limit` cells. No way loses a
+    life.
+    """
+    rng_too, begin = emulator.sticky > 0, emulator.facts
+    nodes, seen, found = [Node(emulator.save_state(rng_too), -1, NOOP, begin)], {cell(emulator, grain)}, {}
+    queue = deque([0])
+    while queue and len(nodes) < limit and len(found) < len(GOALS):
+        parent = queue.popleft()
+        for action in rng.permutation(MOVES).tolist():
+            emulator.load_state(nodes[parent].state)
+            emulator.step(action)
+            facts = emulator.facts
+            if facts.dying or facts.lives < begin.lives or (key := cell(emulator, grain)) in seen:
+                continue
+            seen.add(key)
+            nodes.append(Node(emulator.save_state(rng_too), parent, action, facts))
+            queue.append(len(nodes) - 1)
+            for goal, place in enumerate(GOALS):
+                if goal not in found and place.holds(facts.room, facts.x, facts.y) and settled(emulator, begin):
+                    found[goal] = len(nodes) - 1
+    return {goal: path(nodes, end) for goal, end in found.items()}
+
+
+def path(nodes: list[Node], end: int) -> list[int]:
+    """The actions from the first node to node `end`."""
+    actions = []
+    while end > 0:
+        actions.append(nodes[end].action)
+        end = nodes[end].parent
+    return actions[::-1]
+
+
+def root(seed: int, sticky: float) -> Demo:
+    """A shipped demo cut at a random step where she is safe."""
+    rng = np.random.default_rng(seed)
+    sources = [demo for name in SOURCES[sticky] for demo in demos.load(data_dir("demos") / f"{name}.npz")]
+    while True:
+        demo = sources[rng.integers(len(sources))]
+        steps = int(rng.integers(len(demo) + 1))
+        cut = replace(demo, actions=demo.actions[:steps], rewards=demo.rewards[:steps], goals=np.full(steps, -1))
+        emulator = at_end(cut)
+        begin = emulator.facts
+        if not begin.dying and settled(emulator, begin):
+            return cut
+
+
+def at_end(demo: Demo) -> Emulator:
+    """An emulator after the demo's last action."""
+    emulator = demos.start(demo)
+    for action in demo.actions.tolist():
+        emulator.step(action)
+    return emulator
+
+
+def grow(demo: Demo, emulator: Emulator, rng: np.random.Generator, depth: int = 0) -> list[Demo]:
+    """All trajectories that go on from the end of `demo`, where `emulator` is; the last of its `depth` legs is the last
+    goal's."""
+    if depth == len(BRANCHES) or (depth >= 2 and rng.random() < 0.2):
+        return [demo]
+    state = emulator.save_state(include_rng=demo.sticky > 0)
+    reachable, last = ways(emulator, rng), demo.goals[-1] if depth else -1
+    fit = [goal for goal in sorted(reachable) if len(reachable[goal]) >= SHORTEST_LEG and (last, goal) not in HELD_OUT]
+    grown = []
+    for goal in rng.permutation(fit)[: BRANCHES[depth]].tolist():
+        leg = Demo(np.array(reachable[goal], np.uint8), np.zeros(0), sticky=demo.sticky, state=state)
+        leg = demos.clean(leg, emulator)
+        leg = replace(leg, goals=np.full(len(leg), goal))
+        joined = {name: np.concatenate([getattr(demo, name), getattr(leg, name)]) for name in PER_STEP}
+        emulator.load_state(state)
+        for action in leg.actions.tolist():
+            emulator.step(action)
+        grown += grow(replace(demo, **joined), emulator, rng, depth + 1)
+    return grown or [demo] * (depth >= 2)
+
+
+def arrives(demo: Demo) -> bool:
+    """Whether a replay from the game's start earns the demo's rewards and ends every leg at its place.
+
+    A stuck action can escape a saved state (see Emulator.save_state); a way found after one is no way.
+    """
+    ends = np.flatnonzero(np.diff(demo.goals, append=-2))
+    for step, (emulator, _, reward) in enumerate(demos.replay(demo)):
+        facts = emulator.facts
+        if reward != demo.rewards[step]:
+            return False
+        goal = demo.goals[step]
+        if step in ends and goal >= 0 and not GOALS[goal].holds(facts.room, facts.x, facts.y):
+            return False
+    return True
+
+
+def find_and_keep(seed: int, folder: Path, sticky: float) -> Path:
+    """The trajectories of root `seed` as a file in `folder`, unless it is there already."""
+    file = folder / f"{seed}.npz"
+    if not file.exists():
+        begin = root(seed, sticky)
+        grown = grow(begin, at_end(begin), np.random.default_rng((seed, 1)))
+        kept = [demo for demo in grown if arrives(demo)]
+        if kept:
+            demos.save(file, kept)
+        else:
+            file.touch()
+    return file
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--roots", type=int, default=40)
+    parser.add_argument("--first-seed", type=int, default=40_000)
+    parser.add_argument("--sticky", type=float, default=0.0, choices=SOURCES)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    folder = runs_root() / "legs" / given.out.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = range(given.first_seed, given.first_seed + given.roots)
+    with (
+        ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool,
+        progress(given.roots, 0, given.out.stem, "root") as bar,
+    ):
+        files = []
+        for file in pool.map(partial(find_and_keep, folder=folder, sticky=given.sticky), seeds):
+            files.append(file)
+            bar.update(1)
+    found = [demo for file in files if file.stat().st_size for demo in demos.load(file)]
+    demos.save(given.out, found)
+    legs = sum(len(np.unique(np.flatnonzero(np.diff(demo.goals)))) for demo in found)
+    print(f"{given.out}: {len(found)} trajectories, {legs} legs, {sum(map(len, found))} steps")
+
+
+if __name__ == "__main__":
+    main()
