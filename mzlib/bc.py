@@ -172,17 +172,19 @@ class Updates:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(config, step, self.steps)
         self.optimiser.zero_grad()
-        rows = self.rows(step)
-        valid = int(self.training.valid_steps(rows).sum())  # of all processes' parts
-        totals = torch.zeros(3)
-        for part in np.array_split(rows[self.rank :: self.world], config.accumulate):
-            batch = to(self.training.batch(part), self.device)
+        own = self.rows(step)[self.rank :: self.world]
+        parts = [to(self.training.batch(rows), self.device) for rows in np.array_split(own, config.accumulate)]
+        valid = torch.stack([part.valid.sum() for part in parts]).sum().float()
+        if self.world > 1:
+            torch.distributed.all_reduce(valid)
+        totals = torch.zeros(3, device=self.device)
+        for batch in parts:
             with torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"):
                 prediction = self.backbone(batch.frames, batch.previous, padding_of(batch))
                 loss, nll, accuracy = vlm_loss(prediction, batch, config.obs_weight)
-            share = batch.valid.sum().item() / valid
+            share = batch.valid.sum() / valid  # so that parts and processes together are one batch
             (loss * share).backward()
-            totals += torch.tensor([loss.item(), nll.item(), accuracy.item()]) * share
+            totals += torch.stack([loss.detach(), nll.detach(), accuracy]) * share
         if self.world > 1:
             for parameter in self.backbone.parameters():
                 if parameter.grad is not None:
