@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mzlib.backbone import PinpadBackbone, PinpadBackboneConfig
+from mzlib.backbone import BackboneConfig, MontezumaVLM, PinpadBackbone, PinpadBackboneConfig
 from mzlib.dataset import pinpad_batch
 from mzlib.layers import linear_scan
 from mzlib.meta import meta_loss
@@ -119,6 +119,40 @@ def meta_steps_ratio(seconds: float) -> dict[str, dict]:
     return {"meta_steps_ratio": ratio}
 
 
+@torch.no_grad()
+def recomputed_logits(model: MontezumaVLM, frames: Tensor, previous: Tensor) -> Tensor:
+    """The last step's logits from the whole window over again.
+
+    frames: (b, t + 3, 84, 84), previous: (b, t), from the beginning of a chunk to now, a window at most.
+    """
+    every, steps = model.config.every, previous.shape[1]
+    missing = -steps % every  # the rest of the chunk is not seen by what comes before it
+    frames = F.pad(frames, (0, 0, 0, 0, 0, missing))
+    return model(frames, F.pad(previous, (0, missing))).actions[:, steps - 1]
+
+
+@torch.no_grad()
+def act_cached_speedup(seconds: float) -> dict[str, dict]:
+    """Acting through one chunk after a full window, seed layout, batch 16."""
+    config = BackboneConfig(layout="seed", see_actions=True, predict_next=False)
+    model, every, window = MontezumaVLM(config).eval(), config.every, config.seq_len
+    frames = torch.randint(256, (16, window + every + 3, 84, 84), dtype=torch.uint8)
+    previous = torch.randint(18, (16, window + every))
+    caches = model.init_cache(16)
+
+    def cached(steps: range) -> None:
+        for t in steps:
+            model.upper_step(model.lower_step(frames[:, t : t + 4], previous[:, t], caches), caches)
+
+    def plain() -> None:
+        for t in chunk:
+            recomputed_logits(model, frames[:, every : t + 4], previous[:, every : t + 1])
+
+    chunk = range(window, window + every)
+    cached(range(window))
+    return {"act_cached_speedup": speedup(lambda: cached(chunk), plain, seconds, "the window over again at every step")}
+
+
 def expert_speed(seconds: float) -> dict[str, dict]:
     """Expert episodes/s of the paper's grid world, in this process."""
     rng, made, since = np.random.default_rng(0), 0, time.perf_counter()
@@ -130,4 +164,4 @@ def expert_speed(seconds: float) -> dict[str, dict]:
 def models(seconds: float) -> dict[str, dict]:
     """All of these."""
     torch.set_num_threads(os.cpu_count())
-    return scan_speedups(seconds) | meta_steps_ratio(seconds) | expert_speed(seconds / 4)
+    return scan_speedups(seconds) | meta_steps_ratio(seconds) | act_cached_speedup(seconds) | expert_speed(seconds / 4)

@@ -1,9 +1,10 @@
 """The blocks that sequence models are made of, each in two forms: all steps at once, and step by step with a cache.
 
 `block(x, reset)` reads (b, t, d) from a fresh start; `block.step(x, cache, reset)` reads (b, d) and returns the same
-output for that step and the next cache. `reset` marks the steps that begin a new sequence: nothing before them is
-remembered. A cache is a tuple of tensors whose first dimension is the batch: `tuple(x[rows] for x in cache)` picks
-rows. A step may write into the cache it is given: to come back to a cache, clone it. Act under `torch.no_grad()`.
+output for that step and the next cache; `block.extend` does so for the next few steps. `reset` marks the steps that
+begin a new sequence: nothing before them is remembered. A cache is a tuple of tensors whose first dimension is the
+batch: `tuple(x[rows] for x in cache)` picks rows. A step may write into the cache it is given: to come back to a cache,
+clone it. Act under `torch.no_grad()`.
 """
 
 import math
@@ -205,6 +206,15 @@ class HawkBlock(nn.Module):
         recurrent, h = self.lru.step(u, h, reset)
         return self._output(x, normed, recurrent), (past, h, torch.zeros_like(fresh))
 
+    def extend(self, x: Tensor, cache: Cache, reset: Tensor | None = None) -> tuple[Tensor, Cache]:
+        """(y (b, m, d), cache) of m steps. x: (b, m, d); reset: (b,) bool, before the first."""
+        outputs = []
+        for x_step in x.unbind(1):
+            y, cache = self.step(x_step, cache, reset)
+            outputs.append(y)
+            reset = None
+        return torch.stack(outputs, 1), cache
+
     def _output(self, x: Tensor, normed: Tensor, recurrent: Tensor) -> Tensor:
         x = x + self.w_o(recurrent * F.gelu(self.w_y(normed)))
         return x + self.mlp(x)
@@ -302,14 +312,39 @@ class Attention(nn.Module):
             count = count.masked_fill(reset, 0)
         place = count % self.window
         query, key, value = self.qkv(x)[:, None].chunk(3, -1)
-        if (more := int(place.max()) + 1 - keys.shape[1]) > 0:
-            more = min(max(more, keys.shape[1]), self.window - keys.shape[1])
-            keys, values = F.pad(keys, (0, 0, 0, more)), F.pad(values, (0, 0, 0, more))
+        keys, values = self._with_places(keys, values, int(place.max()) + 1)
         row = torch.arange(len(x), device=x.device)
         keys[row, place], values[row, place] = key[:, 0].to(keys.dtype), value[:, 0].to(values.dtype)
         distance = (place[:, None] - torch.arange(keys.shape[1], device=x.device)) % self.window
         mask = self.bias()[:, distance].masked_fill(distance > count[:, None], -math.inf).transpose(0, 1)
         return self._attend(query, keys, values, mask[:, :, None])[:, 0], (keys, values, count + 1)
+
+    def extend(self, x: Tensor, cache: Cache, reset: Tensor | None = None) -> tuple[Tensor, Cache]:
+        """(y (b, m, d), cache) of m steps, at most a window. x: (b, m, d); reset: (b,) bool, before the first."""
+        keys, values, count = cache
+        if reset is not None:
+            count = count.masked_fill(reset, 0)
+        step = torch.arange(x.shape[1], device=x.device)
+        query, key, value = self.qkv(x).chunk(3, -1)
+        key, value = key.to(keys.dtype), value.to(values.dtype)
+        ago = (count[:, None] - 1 - torch.arange(keys.shape[1], device=x.device)) % self.window  # (b, places)
+        distance = ago[:, None] + 1 + step[:, None]  # (b, m, places)
+        unseen = (distance >= self.window) | (ago >= count[:, None])[:, None]
+        past = self.bias()[:, distance.clamp(max=self.window - 1)].masked_fill(unseen, -math.inf).transpose(0, 1)
+        mask = torch.cat([past, self.bias.band(len(step)).expand(len(x), -1, -1, -1)], 3)
+        y = self._attend(query, torch.cat([keys, key], 1), torch.cat([values, value], 1), mask)
+        place = (count[:, None] + step) % self.window
+        keys, values = self._with_places(keys, values, int(place.max()) + 1)
+        row = torch.arange(len(x), device=x.device)[:, None]
+        keys[row, place], values[row, place] = key, value
+        return y, (keys, values, count + len(step))
+
+    def _with_places(self, keys: Tensor, values: Tensor, needed: int) -> tuple[Tensor, Tensor]:
+        """Both with at least the `needed` places, doubled if not, up to the window."""
+        if (more := needed - keys.shape[1]) > 0:
+            more = min(max(more, keys.shape[1]), self.window - keys.shape[1])
+            keys, values = F.pad(keys, (0, 0, 0, more)), F.pad(values, (0, 0, 0, more))
+        return keys, values
 
     def init_cache(self, batch: int, device=None, dtype=None) -> Cache:
         """The cache of `batch` fresh sequences; device and dtype: the weights', if None."""
@@ -340,6 +375,12 @@ class AttentionBlock(nn.Module):
     def step(self, x: Tensor, cache: Cache, reset: Tensor | None = None) -> tuple[Tensor, Cache]:
         """(y (b, d), cache) of one step. x: (b, d); reset: (b,) bool."""
         y, cache = self.attention.step(self.norm(x), cache, reset)
+        x = x + y
+        return x + self.mlp(x), cache
+
+    def extend(self, x: Tensor, cache: Cache, reset: Tensor | None = None) -> tuple[Tensor, Cache]:
+        """(y (b, m, d), cache) of m steps, at most a window. x: (b, m, d); reset: (b,) bool, before the first."""
+        y, cache = self.attention.extend(self.norm(x), cache, reset)
         x = x + y
         return x + self.mlp(x), cache
 

@@ -6,8 +6,9 @@ import torch
 
 from bench import speed
 from bench.durability import drill
-from bench.models import plain_forward, plain_scan, unbound_scan
+from bench.models import plain_forward, plain_scan, recomputed_logits, unbound_scan
 from bench.speed import main
+from mzlib.backbone import BackboneConfig, MontezumaVLM
 from mzlib.go_explore import GoExploreConfig
 from mzlib.layers import linear_scan
 from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
@@ -39,6 +40,17 @@ def test_the_plain_forms_compute_the_same():
     with torch.no_grad():
         for ours, plain in zip(meta(residual, lengths), plain_forward(meta, residual, lengths), strict=True):
             assert torch.allclose(ours, plain, rtol=0.05, atol=0.05)
+
+
+@torch.no_grad()
+def test_the_window_over_again_gives_what_the_cache_gives():
+    sizes = {"width": 8, "heads": 2, "mlp_width": 8, "depth": 2, "layer": 1}
+    model = MontezumaVLM(BackboneConfig(layout="seed", see_actions=True, **sizes)).eval()
+    frames, previous = torch.randint(256, (2, 14, 84, 84), dtype=torch.uint8), torch.randint(18, (2, 11))
+    caches = model.init_cache(2)
+    for t in range(11):
+        logits = model.upper_step(model.lower_step(frames[:, t : t + 4], previous[:, t], caches), caches).actions
+        assert torch.allclose(recomputed_logits(model, frames[:, : t + 4], previous[:, : t + 1]), logits, atol=1e-5)
 
 
 def test_the_headline_efficiency_is_that_of_downscaled_cells(tmp_path, monkeypatch):

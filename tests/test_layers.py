@@ -373,6 +373,20 @@ def test_parallel_form_equals_step_form(name, reset):
 
 
 @every_block
+@torch.no_grad()
+def test_several_steps_at_once_equal_step_by_step(name):
+    block, x, reset = block_of(name), torch.randn(4, STEPS, WIDTH), torch.zeros(4, STEPS, dtype=torch.bool)
+    reset[1, 2 * WINDOW + 1] = reset[2, 3] = True  # where a piece begins
+    cache, outputs, at = block.init_cache(4), [], 0
+    for steps in (3, WINDOW, 1, 2, WINDOW, WINDOW, 1):
+        y, cache = block.extend(x[:, at : at + steps], cache, reset[:, at])
+        outputs.append(y)
+        at += steps
+    assert at == STEPS
+    close(torch.cat(outputs, 1), block(x, reset))
+
+
+@every_block
 def test_nothing_sees_the_future(name):
     block, x = block_of(name), torch.randn(4, STEPS, WIDTH)
     for t in (0, 4, STEPS - 1):
