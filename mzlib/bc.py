@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mzlib import demos, runs
-from mzlib.backbone import BackboneConfig, MontezumaVLM, vlm_loss
+from mzlib.backbone import BackboneConfig, MontezumaVLM, montezuma_loss
 from mzlib.dataset import PAD, FrameCache, WindowBatch, WindowDataset, split_by_seed
 from mzlib.emulator import ACTIONS
 from mzlib.evaluate import SELECTION_SEED, EvaluationProtocol, Observation, evaluate
@@ -60,7 +60,8 @@ class BCConfig:
     def backbone(self) -> BackboneConfig:
         """The backbone's size."""
         names = ("layout", "see_actions", "mixer", "width", "depth", "heads", "layer", "seq_len")
-        return BackboneConfig(mlp_width=2 * self.width, **{name: getattr(self, name) for name in names})
+        sizes = {name: getattr(self, name) for name in names} | {"mlp_width": 2 * self.width}
+        return BackboneConfig(predict_next=self.obs_weight > 0, **sizes)
 
 
 def demonstrations(config: BCConfig, profile: str) -> list[demos.Demo]:
@@ -181,10 +182,10 @@ class Updates:
         for batch in parts:
             with torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"):
                 prediction = self.backbone(batch.frames, batch.previous, padding_of(batch))
-                loss, nll, accuracy = vlm_loss(prediction, batch, config.obs_weight)
+                loss = montezuma_loss(prediction, batch.actions, batch.valid, config.obs_weight)
             share = batch.valid.sum() / valid  # so that parts and processes together are one batch
-            (loss * share).backward()
-            totals += torch.stack([loss.detach(), nll.detach(), accuracy]) * share
+            (loss.total * share).backward()
+            totals += torch.stack([loss.total.detach(), loss.nll.detach(), loss.accuracy]) * share
         if self.world > 1:
             for parameter in self.backbone.parameters():
                 if parameter.grad is not None:
@@ -196,39 +197,44 @@ class Updates:
 
 
 class ClonePolicy:
-    """Acts as the clone does: actions drawn from (or, `greedy`, the likeliest of) its predictions, with a cache.
+    """Acts as the clone does: actions drawn from its predictions, or `greedy` the likeliest; each life begins anew.
 
-    Each life begins a new sequence, as in training. Episodes of a batch may lose lives at different steps, so every
-    step of the seed layout, whose rows are in step with one another, begins anew for all (see `begin`).
+    weights: as `save_weights` wrote them. temperature: of the draw.
     """
 
     sees_frames = True
 
-    def __init__(self, weights: Path, greedy: bool = False, seed: int = 0):
+    def __init__(self, weights: Path, greedy: bool = False, temperature: float = 1.0, seed: int = 0):
         torch.set_num_threads(1)
         self.backbone = runs.load_weights(weights, MontezumaVLM, BackboneConfig)[0].eval()
-        self.greedy, self.generator = greedy, torch.Generator().manual_seed(seed)
-        self.caches: list | None = None
+        self.greedy, self.temperature = greedy, temperature
+        self.generator = torch.Generator().manual_seed(seed)
+        self.groups: list[tuple[slice, list]] | None = None  # rows and their caches
 
     @torch.no_grad()
     def act(self, observation: Observation) -> np.ndarray:
         """(n,) actions."""
         frames = torch.from_numpy(observation.frames)
         fresh = torch.from_numpy(observation.began | observation.life_lost)
-        if self.caches is None:
-            self.caches = self.backbone.init_cache(len(frames))
-            self.stack, self.previous = frames[:, None].repeat(1, 4, 1, 1), torch.full((len(frames),), PAD)
+        if self.groups is None:
+            count = len(frames)
+            self.stack, self.previous = frames[:, None].repeat(1, 4, 1, 1), torch.full((count,), PAD)
+            size = 1 if self.backbone.config.layout == "seed" else count  # its chunks begin when a life does
+            rows = [slice(at, at + size) for at in range(0, count, size)]
+            self.groups = [(some, self.backbone.init_cache(size)) for some in rows]
         self.stack = torch.cat([self.stack[:, 1:], frames[:, None]], 1)
-        if fresh.any():
-            self.stack[fresh] = frames[fresh, None]
-            self.previous[fresh] = PAD
-            self.backbone.forget(self.caches, fresh)
-        residual = self.backbone.lower_step(self.stack, self.previous, self.caches)
-        logits = self.backbone.upper_step(residual, self.caches).actions
+        self.stack[fresh] = frames[fresh, None]
+        self.previous[fresh] = PAD
+        logits = []
+        for rows, caches in self.groups:
+            residual = self.backbone.lower_step(self.stack[rows], self.previous[rows], caches, fresh[rows])
+            logits.append(self.backbone.upper_step(residual, caches).actions)
+        logits = torch.cat(logits)
         if self.greedy:
             self.previous = logits.argmax(-1)
         else:
-            self.previous = torch.multinomial(logits.softmax(-1), 1, generator=self.generator)[:, 0]
+            probabilities = (logits / self.temperature).softmax(-1)
+            self.previous = torch.multinomial(probabilities, 1, generator=self.generator)[:, 0]
         return self.previous.numpy()
 
 

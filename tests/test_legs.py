@@ -1,4 +1,4 @@
-"""The places data: ways found in the real emulator, and trajectories that hold up when replayed from the game's start."""
+"""The places data: ways found in the real emulator, trajectories that hold when replayed from the game's start."""
 
 from dataclasses import replace
 
