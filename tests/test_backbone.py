@@ -330,6 +330,10 @@ def test_montezumas_loss_counts_valid_steps_only(changes, extra):
     for ours, theirs in zip(loss, again, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
     assert torch.allclose(loss.total, loss.nll + 0.5 * loss.unexplained)
+    ends, other = valid & (torch.arange(24) < 16), frames.clone()
+    ends[2], other[:, 19:] = False, 0  # frames of steps 16 and later
+    short, again = (montezuma_loss(model(x, previous, padding), actions, ends, 0.5) for x in (frames, other))
+    assert torch.allclose(short.total, again.total, atol=1e-5), "what comes after the end is no target"
     blind = montezuma_loss(model(frames, previous, padding), actions, valid, 0.0)
     assert torch.equal(blind.total, loss.nll)
 
