@@ -4,8 +4,10 @@ python -m mzlib.bc --profile full
 torchrun --nproc-per-node 2 -m mzlib.bc --profile smoke     the same global batch on two processes
 """
 
+import hashlib
 import math
 import os
+import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -235,7 +237,7 @@ class ClonePolicy:
         else:
             probabilities = (logits / self.temperature).softmax(-1)
             self.previous = torch.multinomial(probabilities, 1, generator=self.generator)[:, 0]
-        return self.previous.numpy()
+        return self.previous.numpy().copy()
 
 
 def run(config: BCConfig, run: Run) -> dict:
@@ -272,7 +274,16 @@ def run(config: BCConfig, run: Run) -> dict:
     )
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line; under torchrun every process but the first keeps its run folder aside."""
+    arguments = sys.argv[1:]
     if "WORLD_SIZE" in os.environ:
         torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    stage_main("bc", "02_bc", BCConfig, run)
+        if rank := torch.distributed.get_rank():
+            own = hashlib.sha256(repr(arguments).encode()).hexdigest()[:12]
+            arguments += ["--folder", str(runs.runs_root() / ".ranks" / f"{own}-{rank}")]
+    stage_main("bc", "02_bc", BCConfig, run, arguments)
+
+
+if __name__ == "__main__":
+    main()
