@@ -3,6 +3,7 @@
 first_key    steps until a search with 11x8x9 cells first holds the key: 10 seeds
 five_million score after 5 M steps with domain cells: 3 seeds, each verified by replay
 pinpad       the grid world of notebook 00: switch, codes and internal RL, three seeds
+cloning      the backbone of notebook 02 in four variants: held-out steps, acting from reset, free runs, probes
 open_loop    the best demo's actions played from reset under sticky actions and no-ops, 100 episodes
 """
 
@@ -13,9 +14,11 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 
+from bench import cloning as bench_cloning
 from bench.pinpad import OWN, everything, finals
 from mzlib import demos, runs
 from mzlib.evaluate import EvaluationProtocol, OpenLoop, bootstrap_interval, evaluate, select_demo
@@ -135,7 +138,63 @@ def pinpad(workers: int) -> list[dict]:
     return results
 
 
-EXPERIMENTS = {"first_key": first_key, "five_million": five_million, "open_loop": open_loop, "pinpad": pinpad}
+def share(values: list[bool]) -> tuple[float, list[float]]:
+    """A share and its bootstrap interval."""
+    return float(np.mean(values)), bootstrap_interval(np.array(values, float))
+
+
+def cloning_acts(variant: str, folder: Path, workers: int, since: float) -> list[dict]:
+    """How one variant acts from reset, and what it predicts on held-out demos."""
+    final, played = bench_cloning.final(folder), bench_cloning.acting(folder, workers)
+    common = {"steps": final["steps"], "wall_s": final["wall_s"]}
+    acted = {"what": f"{variant}; drawn actions", **played["protocol"]}
+    unseen = {"what": f"{variant}; demos of search seeds held out", "windows": final["windows"]}
+    wanted = (
+        ("key in the first life", played["first_life_key_rate"], share(played["first_life_keys"])[1], "", acted),
+        ("key in the whole game", played["first_key_rate"], share(played["first_keys"])[1], "", acted),
+        ("first-life score (mean)", played["first_life_mean"], played["first_life_interval"], "points", acted),
+        *((f"{label}", final[key], [final[key]] * 2, unit, unseen) for label, key, unit in (
+            ("NLL", "nll", "nats"), ("accuracy", "accuracy", ""), ("NLL at change points", "change_nll", "nats"),
+            ("accuracy at change points", "change_accuracy", ""),
+        )),
+    )  # fmt: skip
+    return [
+        record(f"Clone, {variant}: {label}", {0: value}, unit, {"experiment": "cloning"} | protocol, 0, since)
+        | common
+        | {"interval": interval}
+        for label, value, interval, unit, protocol in wanted
+    ]
+
+
+def cloning(workers: int) -> list[dict]:
+    """The backbone's four variants, and of the first one free runs and probes."""
+    since = time.perf_counter()
+    folders = bench_cloning.everything(workers)
+    results = [row for variant, folder in folders.items() for row in cloning_acts(variant, folder, workers, since)]
+    first, folder = next(iter(folders.items()))
+    final = bench_cloning.final(folder)
+    unseen = {"experiment": "cloning", "what": "demos of search seeds held out"}
+    for label, key in (("the previous action", "previous"), ("the commonest action", "majority")):
+        results.append(record(f"Accuracy of {label} alone", {0: final[key]}, "", dict(unseen), 0, since))
+    free = bench_cloning.free_runs(folder, workers)
+    value, interval = share([len(visited) >= 2 for visited in free])
+    protocol = {"experiment": "cloning", "what": f"{first}; from steps of held-out demos, no sticky actions"}
+    protocol |= {"episodes": len(free), "steps each at most": bench_cloning.FREE_STEPS}
+    name = "Clone: free runs that visit two places or more"
+    results.append(record(name, {0: value}, "", protocol, 0, since) | {"interval": interval})
+    found = bench_cloning.probes(folder)
+    middle = len(found["by_layer"][0]) // 2
+    for label, layer in (("the pixels' embedding", 0), ("the middle of the residual stream", middle)):
+        values = dict(enumerate(row[layer] for row in found["by_layer"]))
+        what = f"{first}; linear probe on held-out trajectories, per_seed: splits of their seeds"
+        protocol = {"experiment": "cloning", "what": what, "chance (commonest goal)": float(np.mean(found["chance"]))}
+        results.append(record(f"Clone: goal read from {label}", values, "", protocol, 0, since))
+    bench_cloning.write_curves(folders, free, found)
+    return results
+
+
+EXPERIMENTS = {"first_key": first_key, "five_million": five_million, "open_loop": open_loop}
+EXPERIMENTS |= {"pinpad": pinpad, "cloning": cloning}
 
 
 def main() -> None:

@@ -42,6 +42,7 @@ class BCConfig:
     layout: str = "step"
     see_actions: bool = False
     mixer: str = "transformer"
+    channels: int = 16  # of the conv stem's first layer
     width: int = 128
     depth: int = 4
     heads: int = 4
@@ -61,7 +62,7 @@ class BCConfig:
     @property
     def backbone(self) -> BackboneConfig:
         """The backbone's size."""
-        names = ("layout", "see_actions", "mixer", "width", "depth", "heads", "layer", "seq_len")
+        names = ("layout", "see_actions", "mixer", "channels", "width", "depth", "heads", "layer", "seq_len")
         sizes = {name: getattr(self, name) for name in names} | {"mlp_width": 2 * self.width}
         return BackboneConfig(predict_next=self.obs_weight > 0, **sizes)
 

@@ -76,7 +76,8 @@ class Episode:
         self.lives = emulator.lives
         self.score = self.steps = 0
         self.first_life_score: int | None = None
-        self.began, self.life_lost, self.first_key = True, False, False
+        self.began, self.life_lost = True, False
+        self.first_key = self.first_life_key = False
         self.waits_for: str | None = None
         self.rooms: set[int] = set()
 
@@ -103,6 +104,7 @@ class Episode:
             dying = facts.dying
             self.rooms.add(facts.room)
             self.first_key |= facts.keys > 0
+            self.first_life_key |= facts.keys > 0 and self.first_life_score is None
         self._next_life(lost, dying)
         return reward
 
@@ -134,6 +136,7 @@ class Episode:
             "score": self.score,
             "first_life_score": first_life,
             "first_key": self.first_key,
+            "first_life_key": self.first_life_key,
             "rooms": len(self.rooms),
             "steps": self.steps,
         }
@@ -203,8 +206,11 @@ def summarise(tallies: list[dict], protocol: dict, seconds: float) -> dict:
         "first_life_mean": float(first.mean()),
         "first_life_interval": bootstrap_interval(first, np.mean),
         "first_key_rate": float(np.mean([tally["first_key"] for tally in tallies])),
+        "first_life_key_rate": float(np.mean([tally["first_life_key"] for tally in tallies])),
         "rooms_max": max(tally["rooms"] for tally in tallies),
         "scores": [tally["score"] for tally in tallies],
+        "first_keys": [tally["first_key"] for tally in tallies],
+        "first_life_keys": [tally["first_life_key"] for tally in tallies],
         "steps": sum(tally["steps"] for tally in tallies),
         "steps_per_s": sum(tally["steps"] for tally in tallies) / seconds,
         "protocol": protocol,

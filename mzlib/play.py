@@ -1,7 +1,7 @@
-"""Watch or evaluate an agent: `python -m mzlib.play --demo best --render out.mp4`.
+"""Watch or evaluate an agent: `python -m mzlib.play --demo best --render out.mp4`, `… --backbone shipped`.
 
-Without --episodes a demo is replayed as it was recorded; with it, its actions are played open loop from reset under the
-protocol of `mzlib.evaluate`.
+A backbone plays from reset under the protocol of `mzlib.evaluate`. A demo is replayed as it was recorded; with
+--episodes its actions are played open loop from reset instead.
 """
 
 import argparse
@@ -9,13 +9,15 @@ import json
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from mzlib import demos
+from mzlib.bc import ClonePolicy
 from mzlib.demos import Demo
-from mzlib.evaluate import Episode, EvaluationProtocol, OpenLoop, evaluate, summarise, watch
+from mzlib.evaluate import Episode, EvaluationProtocol, OpenLoop, Policy, evaluate, summarise, watch
 from mzlib.runs import data_dir
 from mzlib.viz.clips import render_steps, write_mp4
 
@@ -64,11 +66,15 @@ def as_recorded(demo: Demo, max_steps: int | None, clip: Path | None) -> dict:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m mzlib.play", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--backbone", metavar="shipped|FILE", help="a clone to play: data/weights' own, or a .safetensors file"
+    )
+    parser.add_argument("--deterministic", action="store_true", help="the backbone's likeliest action, not a draw")
     parser.add_argument("--demo", default="best", metavar="best|FILE[#N]", help="whose actions to play (default: best)")
     parser.add_argument(
         "--render", type=Path, metavar="OUT.mp4", help="write a clip of the replay, or of the first episode"
     )
-    parser.add_argument("--episodes", type=int, help="play so many episodes from reset, open loop")
+    parser.add_argument("--episodes", type=int, help="play so many episodes from reset (a backbone: 20)")
     parser.add_argument("--seed", type=int, help=f"the first episode's (default: {EvaluationProtocol.first_seed})")
     parser.add_argument("--max-steps", type=int, help="cut every episode after so many steps")
     parser.add_argument("--sticky", type=float, help=f"of the episodes (default: {EvaluationProtocol.sticky})")
@@ -84,20 +90,31 @@ def play(given: argparse.Namespace) -> dict:
             raise ValueError(f"--{name.replace('_', '-')} {value}: at least 1 is needed")
     if given.render is not None and given.render.suffix != ".mp4":
         raise ValueError(f"--render {given.render}: a name ending in .mp4 is needed")
+    if given.backbone is not None:
+        weights = data_dir("weights", "backbone.safetensors") if given.backbone == "shipped" else Path(given.backbone)
+        make_policy = partial(ClonePolicy, weights, greedy=given.deterministic)
+        make_policy()  # a missing or damaged file is told here, not by a worker
+        protocol = EvaluationProtocol(episodes=given.episodes or 20)
+        return from_reset(make_policy, given, protocol) | {"backbone": weights.name}
     demo = find_demo(given.demo)
     if given.episodes is None:
         for name in ("seed", "sticky", "workers"):
             if (value := getattr(given, name)) is not None:
                 raise ValueError(f"--{name} {value}: a demo is replayed as it was recorded; give --episodes too")
         return as_recorded(demo, given.max_steps, given.render) | {"demo": demo.source}
+    protocol = EvaluationProtocol(demo.game, frames_per_action=demo.frames_per_action, episodes=given.episodes)
+    return from_reset(partial(OpenLoop, demo), given, protocol) | {"demo": demo.source}
+
+
+def from_reset(make_policy: Callable[[], Policy], given: argparse.Namespace, protocol: EvaluationProtocol) -> dict:
+    """Evaluate a policy as the command line says; the first episode's clip too, if asked for."""
     asked = {"sticky": given.sticky, "first_seed": given.seed}
-    asked = {name: value for name, value in asked.items() if value is not None}
-    protocol = EvaluationProtocol(demo.game, frames_per_action=demo.frames_per_action, episodes=given.episodes, **asked)
+    protocol = replace(protocol, **{name: value for name, value in asked.items() if value is not None})
     if given.max_steps is not None:
         protocol = replace(protocol, max_frames=given.max_steps * protocol.frames_per_action)
     if given.render is not None:
-        write_mp4(given.render, render_steps(watch(OpenLoop(demo), protocol.first_seed, protocol)))
-    return evaluate(partial(OpenLoop, demo), protocol, given.workers or 0) | {"demo": demo.source}
+        write_mp4(given.render, render_steps(watch(make_policy(), protocol.first_seed, protocol)))
+    return evaluate(make_policy, protocol, given.workers or 0)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -112,7 +129,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     for name in SHOWN:
         print(f"{name:>16}  {summary[name]:,.6g}")
-    print(f"{'demo':>16}  {summary['demo']}")
+    who = "backbone" if "backbone" in summary else "demo"
+    print(f"{who:>16}  {summary[who]}")
     print(f"{'protocol':>16}  " + ", ".join(f"{key} {value}" for key, value in summary["protocol"].items()))
     if given.render is not None:
         print(f"{'clip':>16}  {given.render}")

@@ -116,6 +116,7 @@ def test_sums_by_hand():
             "score": score,
             "first_life_score": score / 2,
             "first_key": score > 0,
+            "first_life_key": score > 100,
             "rooms": 1 + n,
             "steps": 10,
         }

@@ -1,0 +1,175 @@
+"""Notebook 02's results: the backbone in both layouts, with and without sight of its actions, at equal gradient steps;
+how it acts from reset, runs free from other starts, and what of the goal can be read in it.
+"""
+
+import json
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import groupby
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mzlib import bc, demos, runs
+from mzlib.backbone import BackboneConfig, MontezumaVLM
+from mzlib.bc import BCConfig, ClonePolicy
+from mzlib.dataset import FrameCache, WindowDataset, split_by_seed
+from mzlib.evaluate import EVALUATION_SEED, EvaluationProtocol, Observation, evaluate
+from mzlib.places import GOALS
+from mzlib.probes import probe_accuracy
+from mzlib.runs import Run
+
+VARIANTS = {
+    "step layout": {},
+    "step layout, sees its actions": {"see_actions": True},
+    "seed layout": {"layout": "seed"},
+    "seed layout, sees its actions": {"layout": "seed", "see_actions": True},
+}
+ACTING = EvaluationProtocol(episodes=200)
+FREE_STARTS, FREE_STEPS = 200, 200
+SINCE = (0, 3, 6, 10, 15, 20, 30, 60)  # steps since a leg began
+
+
+def settings(**changes) -> BCConfig:
+    """The `full` profile with changes, on the CPU, one process."""
+    profile = runs.load_profile("full", "02_bc") | {"device": "cpu", "workers": 1, "episodes": 0}
+    return runs.config_from(BCConfig, profile | changes)
+
+
+def clone(changes: dict) -> Path:
+    """Train one variant on one thread, or take it as it is; its run folder."""
+    torch.set_num_threads(1)
+    config = settings(**changes)
+    with Run.open("02_bc", "full", config, quiet=True) as run:
+        bc.run(config, run)
+        return run.folder
+
+
+def everything(workers: int) -> dict[str, Path]:
+    """Each variant's run folder; the frames are replayed once, beforehand."""
+    bc.data(settings(workers=workers), "full")
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return dict(zip(VARIANTS, pool.map(clone, VARIANTS.values()), strict=True))
+
+
+def acting(folder: Path, workers: int) -> dict:
+    """The clone from reset on evaluation seeds."""
+    return evaluate(partial(ClonePolicy, folder / "backbone.safetensors"), ACTING, workers)
+
+
+def free_run(weights: Path, starts: list[tuple[demos.Demo, int]]) -> list[list[int]]:
+    """Which places of GOALS the clone visits, in order, from within each demo at a step; no sticky actions."""
+    visited = []
+    for number, (demo, cut) in enumerate(starts):
+        policy = ClonePolicy(weights, seed=number)
+        emulator, seen = demos.start(demo), []
+        for action in demo.actions[:cut].tolist():
+            emulator.step(action)
+        lives, first = emulator.facts.lives, True
+        for _ in range(FREE_STEPS):
+            began = np.array([first])
+            emulator.step(int(policy.act(Observation(emulator.frame[None], began, ~began & False))[0]))
+            facts, first = emulator.facts, False
+            if facts.dying or facts.lives < lives:
+                break
+            seen += [g for g, place in enumerate(GOALS) if place.holds(facts.room, facts.x, facts.y)][:1]
+        visited.append([goal for goal, _ in groupby(seen)])
+    return visited
+
+
+def free_runs(folder: Path, workers: int) -> list[list[int]]:
+    """`free_run` from FREE_STARTS random steps of held-out demos."""
+    config = settings()
+    cache, _, _ = bc.data(config, "full")
+    starts = free_starts(cache, bc.demonstrations(config, "full"))
+    run = partial(free_run, folder / "backbone.safetensors")
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return [visited for share in pool.map(run, [starts[i::workers] for i in range(workers)]) for visited in share]
+
+
+def write_curves(folders: dict[str, Path], free: list[list[int]], found: dict) -> None:
+    """The trainings' curves, the places visited in free runs and in the data, the probes; and the weights, into
+    data/."""
+    curve = []
+    for variant, folder in folders.items():
+        for row in runs.read_metrics(folder / "metrics.jsonl"):
+            columns = ("step", "train_nll", "nll", "accuracy", "change_nll", "change_accuracy")
+            curve.append({"variant": variant, "seed": 0} | {name: row[name] for name in columns})
+    runs.write_curve("cloning", curve)
+    cache, _, _ = bc.data(settings(), "full")
+    aimed = np.bincount(cache.goals[cache.goals >= 0], minlength=len(GOALS))
+    seen = np.bincount([goal for visited in free for goal in visited], minlength=len(GOALS))
+    rows = [
+        {"seed": 0, "step": goal, "place": place.name, "free_visits": int(seen[goal]), "data_steps": int(aimed[goal])}
+        for goal, place in enumerate(GOALS)
+    ]
+    runs.write_curve("cloning_places", rows)
+    rows = []
+    for kind, table, places in (("layer", found["by_layer"], None), ("age", found["by_age"], SINCE)):
+        for split, values in enumerate(table):
+            for i, value in enumerate(values):
+                rows.append(
+                    {"seed": split, "kind": kind, "step": i if places is None else places[i], "accuracy": value}
+                )
+    runs.write_curve("cloning_probes", rows)
+    for suffix in (".safetensors", ".json"):
+        shutil.copy(folders["step layout"] / f"backbone{suffix}", runs.data_dir("weights", f"backbone{suffix}"))
+
+
+def free_starts(cache: FrameCache, files: list[demos.Demo]) -> list[tuple[demos.Demo, int]]:
+    """Random steps of held-out demos played without sticky actions."""
+    _, unseen = split_by_seed(cache, settings().held_out)
+    plain = [i for i in unseen if files[i].sticky == 0]
+    rng = np.random.default_rng(EVALUATION_SEED)
+    chosen = [files[plain[rng.integers(len(plain))]] for _ in range(FREE_STARTS)]
+    return [(demo, int(rng.integers(len(demo)))) for demo in chosen]
+
+
+@torch.no_grad()
+def probes(folder: Path, splits: int = 3) -> dict:
+    """Accuracy of reading the current goal on held-out trajectories, by layer and by steps since the leg began; median
+    over `splits` splits of the trajectories' seeds into probe training and test."""
+    backbone, _ = runs.load_weights(folder / "backbone.safetensors", MontezumaVLM, BackboneConfig)
+    config = settings()
+    cache, _, _ = bc.data(config, "full")
+    _, unseen = split_by_seed(cache, config.held_out)
+    unseen = [i for i in unseen if (cache.goals[cache.offsets[i] : cache.offsets[i + 1]] >= 0).any()]
+    windows = WindowDataset(cache, unseen, config.seq_len, stride=config.seq_len, noop_subsample=False)
+    stream, goals, ages, seeds = [], [], [], []
+    for at in range(0, len(windows), 16):
+        rows = np.arange(at, min(at + 16, len(windows)))
+        batch = windows.batch(rows)
+        known = batch.valid & (batch.goals >= 0)
+        layers = backbone.residuals(batch.frames, batch.previous, bc.padding_of(batch))
+        stream.append(torch.stack([e[known] for e in layers]))
+        goals.append(batch.goals[known])
+        since = torch.zeros_like(batch.goals)
+        for t in range(1, since.shape[1]):
+            same = (batch.goals[:, t] == batch.goals[:, t - 1]) & batch.valid[:, t - 1]
+            since[:, t] = torch.where(same, since[:, t - 1] + 1, 0)
+        ages.append(since[known].numpy())
+        seeds.append(np.repeat(cache.seed[windows.windows[rows, 0]], known.sum(1).numpy()))
+    stream, goals, ages, seeds = torch.cat(stream, 1), torch.cat(goals), np.concatenate(ages), np.concatenate(seeds)
+    by_layer, by_age, chance = [], [], []
+    for split in range(splits):
+        aside = np.random.default_rng(split).permutation(np.unique(seeds))
+        test = torch.from_numpy(np.isin(seeds, aside[: len(aside) // 3]))
+        accuracy = partial(probe_accuracy, train_goals=goals[~test], test_goals=goals[test])
+        with torch.enable_grad():
+            by_layer.append([accuracy(e[~test], test=e[test]) for e in stream])
+            middle = stream[backbone.config.layer]
+            row = []
+            for begin, end in zip(SINCE[:-1], SINCE[1:], strict=True):
+                some = test & torch.from_numpy((ages >= begin) & (ages < end))
+                row.append(probe_accuracy(middle[~test], goals[~test], middle[some], goals[some]))
+            by_age.append(row)
+        chance.append(float((goals[test] == goals[~test].mode().values).float().mean()))
+    return {"by_layer": by_layer, "by_age": by_age, "chance": chance, "steps": len(goals)}
+
+
+def final(folder: Path) -> dict:
+    """A run's final.json."""
+    return json.loads((folder / "final.json").read_text())
