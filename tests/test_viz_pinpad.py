@@ -42,20 +42,22 @@ def test_layers_codes_and_curves():
     assert left.lines[0].get_ydata().tolist() == [0.2, 0.5, 0.9]
     assert [bar.get_height() for bar in right.patches] == [0.3, 0.8]
     goals = np.array([0, 0, 1, 2])
-    left, right, _ = pinpad.codes_figure(np.random.default_rng(0).normal(size=(4, 3)), goals, np.zeros(4)).axes
-    assert [len(group.get_offsets()) for group in left.collections] == [2, 1, 1]
-    assert len(right.collections[0].get_offsets()) == 4
+    offsets = np.array([(3, 0), (0, 2), (-1, 0), (-2, -2)])
+    which, where, far, *_ = pinpad.codes_figure(np.random.default_rng(0).normal(size=(4, 3)), goals, offsets).axes
+    assert [len(group.get_offsets()) for group in which.collections] == [2, 1, 1]
+    assert where.collections[0].get_array().tolist() == [0, 90, 180, -135]
+    assert far.collections[0].get_array().tolist() == [3, 2, 1, 4]
     seeds = [(np.arange(3) * 512, np.array(success)) for success in ([0, 0.2, 0.4], [0, 0.6, 0.8], [0, 0.1, 0.9])]
     (axes,) = pinpad.curves_figure({"internal RL": seeds}).axes
     assert axes.lines[-1].get_ydata().tolist() == [0, 0.2, 0.8], "the median"
 
 
-def test_bearings_point_from_the_agent_to_the_pad():
+def test_offsets_point_from_the_agent_to_the_pad():
     grid = LAPTOP.grid
-    agent, pads = 5 * grid + 5, [5 * grid + 9, 2 * grid + 5, 5 * grid + 1, 9 * grid + 5]  # right, up, left, down
-    observations = np.array([[agent, *pads, 0]] * 4, np.uint8)
-    found = pinpad.bearing(LAPTOP, observations, np.arange(4))
-    assert np.allclose(found, [0, np.pi / 2, np.pi, -np.pi / 2])
+    agent, pads = 5 * grid + 5, [5 * grid + 9, 2 * grid + 5, 5 * grid + 1, 9 * grid + 5, 0]  # right, up, left, down
+    observations = np.array([[agent, *pads, 1]] * 4, np.uint8)
+    found = pinpad.offset(LAPTOP, observations, np.arange(4))
+    assert found.tolist() == [[4, 0], [0, 3], [-4, 0], [0, -4]]
 
 
 def test_stored_curves(tmp_path, monkeypatch):
@@ -70,5 +72,6 @@ def test_stored_curves(tmp_path, monkeypatch):
         f"internal RL,{seed},{step},{10.0**-step},{step / 9},{step},0.4\n" for seed in (0, 1) for step in (1, 2)
     )
     (tmp_path / "c.curve.csv").write_text("agent,seed,step,kl_weight,f1,kl,held_out_nll\n" + rows)
-    first = pinpad.annealing_figure("c").axes[0]
-    assert [line.get_ydata().tolist() for line in first.lines] == [[1 / 9, 2 / 9]] * 2
+    alpha, *_, f1 = pinpad.annealing_figure("c").axes
+    assert [line.get_ydata().tolist() for line in alpha.lines] == [[0.1, 0.01]] * 2
+    assert [line.get_ydata().tolist() for line in f1.lines] == [[1 / 9, 2 / 9]] * 2

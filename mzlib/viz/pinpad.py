@@ -54,32 +54,39 @@ def switch_figure(switch: np.ndarray, goals: np.ndarray, lengths: np.ndarray, ep
     return figure
 
 
-def bearing(config: PinpadConfig, observations: np.ndarray, goals: np.ndarray) -> np.ndarray:
-    """(n,) radians: where the goal's pad lies as seen from the agent, 0 to the right, counter-clockwise.
+def offset(config: PinpadConfig, observations: np.ndarray, goals: np.ndarray) -> np.ndarray:
+    """(n, 2): how many cells to the right, and how many up, the goal's pad lies as seen from the agent.
 
     observations: (n, channels) compact. goals: (n,), with one pad a subgoal.
     """
     pads = np.array([subgoal[0] for subgoal in config.subgoals])[goals]
     agent, pad = observations[:, 0].astype(int), observations[np.arange(len(pads)), 1 + pads].astype(int)
-    return np.arctan2(agent // config.grid - pad // config.grid, pad % config.grid - agent % config.grid)
+    return np.stack([pad % config.grid - agent % config.grid, agent // config.grid - pad // config.grid], 1)
 
 
-def codes_figure(codes: np.ndarray, goals: np.ndarray, bearings: np.ndarray) -> Figure:
-    """Codes at their two main directions, coloured by the true subgoal, and by the direction in which it lies.
+def codes_figure(codes: np.ndarray, goals: np.ndarray, offsets: np.ndarray) -> Figure:
+    """Codes at their two main directions, coloured by the true subgoal, and by the direction and the distance at which
+    it lies.
 
-    codes: (n, n_z). goals: (n,). bearings: (n,) radians.
+    codes: (n, n_z). goals: (n,). offsets: (n, 2), see `offset`.
     """
     centred = codes - codes.mean(0)
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
     points = centred @ directions[:2].T
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.6), sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.3), sharey=True)
     for goal in np.unique(goals):
-        left.scatter(*points[goals == goal].T, s=6, alpha=0.6, label=f"subgoal {goal}", color=OKABE_ITO[goal])
-    left.set(xlabel="code, first main direction", ylabel="second")
-    left.legend(fontsize=9, markerscale=2)
-    shown = right.scatter(*points.T, s=6, alpha=0.6, c=np.degrees(bearings), cmap="twilight", vmin=-180, vmax=180)
-    right.set(xlabel="code, first main direction")
-    figure.colorbar(shown, label="direction of the goal (degrees)", ticks=[-180, -90, 0, 90, 180])
+        axes[0].scatter(*points[goals == goal].T, s=6, alpha=0.6, label=f"subgoal {goal}", color=OKABE_ITO[goal])
+    axes[0].set(ylabel="second main direction", title="which goal")
+    axes[0].legend(fontsize=8, markerscale=2)
+    degrees = np.degrees(np.arctan2(offsets[:, 1], offsets[:, 0]))
+    shown = axes[1].scatter(*points.T, s=6, alpha=0.6, c=degrees, cmap="twilight", vmin=-180, vmax=180)
+    axes[1].set(title="in which direction")
+    figure.colorbar(shown, label="degrees, 0 to the right", ticks=[-180, -90, 0, 90, 180])
+    shown = axes[2].scatter(*points.T, s=6, alpha=0.6, c=np.abs(offsets).sum(1), cmap="viridis")
+    axes[2].set(title="how far")
+    figure.colorbar(shown, label="cells")
+    for one in axes:
+        one.set(xlabel="code, first main direction")
     return figure
 
 
@@ -108,21 +115,22 @@ def learning_curves(name: str) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]
 
 
 def annealing_figure(name: str, agent: str = "internal RL") -> Figure:
-    """Over the metacontroller's training, a thin line a seed: F1 of the switch, KL and NLL, α rising."""
-    figure, axes = plt.subplots(1, 3, figsize=(9.6, 2.7))
+    """Over the metacontroller's training, a thin line a seed: α, then KL, NLL and F1 of the switch."""
+    panels = (("kl_weight", "weight α of the KL"), ("kl", "KL, nats an episode"), ("held_out_nll", "NLL, nats a step"))
+    panels += (("f1", "F1 of the switch"),)
+    figure, axes = plt.subplots(1, 4, figsize=(12, 2.6))
     rows = [row for row in stored_curve(name) if row["agent"] == agent]
     for seed in sorted({row["seed"] for row in rows}):
         own = [
             {key: float(value) for key, value in row.items() if key != "agent"} for row in rows if row["seed"] == seed
         ]
-        for one, key in zip(axes, ("f1", "kl", "held_out_nll"), strict=True):
-            one.plot([row["kl_weight"] for row in own], [row[key] for row in own], ".-", label=f"seed {seed}", lw=1)
-    axes[0].set(ylabel="F1 of the switch", ylim=(0, 1.02))
-    axes[1].set(ylabel="KL, nats an episode", yscale="log")
-    axes[2].set(ylabel="NLL, nats a step")
-    for one in axes:
-        one.set(xlabel="weight α of the KL", xscale="log")
-    axes[0].legend(fontsize=9)
+        steps = [row["step"] - own[0]["step"] + 100 for row in own]  # logged every hundred
+        for one, (key, label) in zip(axes, panels, strict=True):
+            one.plot(steps, [row[key] for row in own], ".-", label=f"seed {seed}", lw=1)
+            one.set(xlabel="gradient step", title=label)
+    axes[1].set(yscale="log")
+    axes[3].set(ylim=(0, 1.02))
+    axes[3].legend(fontsize=9)
     return figure
 
 
