@@ -43,6 +43,21 @@ WRONG = {
         lambda actions, sticky: (1 - sticky) ** len(actions),
         lambda actions, sticky: sticky ** sum(a != b for a, b in zip([0, *actions], actions, strict=False)),
     ),
+    "02 band": (
+        lambda n, window: [[int(j <= i) for j in range(n)] for i in range(n)],
+        lambda n, window: [[int(i - window <= j <= i) for j in range(n)] for i in range(n)],
+        lambda n, window: [[int(i - window < j < i + window) for j in range(n)] for i in range(n)],
+    ),
+    "02 masked nll": (
+        lambda probabilities, valid: float(-np.mean(np.log(probabilities))),
+        lambda probabilities, valid: float(-np.sum(np.log(np.array(probabilities)[valid])) / len(valid)),
+        lambda probabilities, valid: float(-np.sum(np.log(np.array(probabilities)[valid]))),
+    ),
+    "02 interleaving": (
+        lambda steps, chunk, patches: [t + patches * (t // chunk) for t in range(steps)],
+        lambda steps, chunk, patches: [t + patches for t in range(steps)],
+        lambda steps, chunk, patches: [t + patches * ((t + 1) // chunk + 1) for t in range(steps)],
+    ),
     "05 cell": (
         lambda screen, width, height, depth: [0] * (width * height),
         lambda screen, width, height, depth: np.round(means(screen, width, height) * depth / 255).astype(int).ravel(),

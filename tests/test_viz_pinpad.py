@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mzlib.pinpad import LAPTOP, expert_episodes
+from mzlib.runs import results
 from mzlib.viz import pinpad
 
 
@@ -61,7 +62,7 @@ def test_offsets_point_from_the_agent_to_the_pad():
 
 
 def test_stored_curves(tmp_path, monkeypatch):
-    monkeypatch.setattr(pinpad, "data_dir", lambda *parts: tmp_path / parts[-1])
+    monkeypatch.setattr(results, "data_dir", lambda *parts: tmp_path / parts[-1])
     (tmp_path / "a.curve.csv").write_text("agent,seed,step,success\nx,0,1,0.5\nx,1,1,0.7\nx,2,1,0.9\nx,0,2,\n")
     assert pinpad.median_by_step("a", "success") == {1: 0.7}
     (tmp_path / "b.curve.csv").write_text("agent,seed,step,success\nx,0,1,0\nx,0,2,1\ny,0,1,0.25\n")

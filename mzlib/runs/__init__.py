@@ -22,7 +22,7 @@ from .folders import (
 )
 from .machine import REPO, code_hash, git_commit, machine, pick_device, progress, seed_everything, versions
 from .profiles import config_from, load_profile
-from .results import read_results, write_curve, write_result
+from .results import read_curve, read_results, write_curve, write_result
 from .training import load_training, save_training, stop_button, train
 from .weights import load_weights, save_weights
 
@@ -41,6 +41,7 @@ __all__ = [
     "machine",
     "pick_device",
     "progress",
+    "read_curve",
     "read_metrics",
     "read_results",
     "run_folder",

@@ -54,6 +54,12 @@ def write_curve(name: str, rows: Sequence[Mapping[str, float]]) -> None:
     write_atomic(data_dir("results", f"{name}.curve.csv"), text.getvalue())
 
 
+def read_curve(name: str) -> list[dict[str, str]]:
+    """The rows of `data/results/<name>.curve.csv`, values as text."""
+    with open(data_dir("results", f"{name}.curve.csv"), encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def read_results() -> dict[str, list[dict]]:
     """Every result in `data/results/`, checked: file name without suffix → its records."""
     results = {}

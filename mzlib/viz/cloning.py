@@ -1,6 +1,7 @@
 """Figures of notebooks 01 and 02: legs over the rooms, windows as tokens, where the clone is unsure, probes."""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from mzlib.dataset import PAD, FrameCache, WindowBatch
 from mzlib.emulator import ACTIONS
 from mzlib.places import GOALS
+from mzlib.runs import read_curve, read_results
 from mzlib.viz.rooms import RoomMap
 from mzlib.viz.style import OKABE_ITO
 
@@ -81,3 +83,29 @@ def probes_figure(by_layer: Mapping[str, Sequence[float]], since: Sequence[float
     right.plot([(a + b) / 2 for a, b in zip(edges[:-1], edges[1:], strict=True)], since, "o-", color=OKABE_ITO[2])
     right.set(xlabel="steps since the leg began", ylabel="accuracy", ylim=(0, 1))
     return figure
+
+
+def curves_figure(name: str) -> Figure:
+    """Of stored trainings, a line a variant: NLL on held-out demos over all steps and at change points."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.4, 3))
+    for variant, rows in groupby(read_curve(name), key=lambda row: row["variant"]):
+        rows = list(rows)
+        steps = [int(row["step"]) for row in rows]
+        for one, key in zip(axes, ("nll", "change_nll"), strict=True):
+            one.plot(steps, [float(row[key]) for row in rows], label=variant)
+    axes[0].set(xlabel="gradient step", ylabel="nats a step", title="all steps")
+    axes[1].set(xlabel="gradient step", title="change points")
+    axes[1].legend(fontsize=9)
+    return figure
+
+
+def stored_probes_figure() -> Figure:
+    """`probes_figure` of data/results/cloning_probes.curve.csv, medians over splits."""
+    tables = {"layer": {}, "age": {}}
+    for row in read_curve("cloning_probes"):
+        tables[row["kind"]].setdefault(int(row["step"]), []).append(float(row["accuracy"]))
+    layer, age = ({step: float(np.median(values)) for step, values in tables[kind].items()} for kind in tables)
+    record = next(r for r in read_results()["cloning"] if "goal read" in r["name"])
+    chance = record["protocol"]["chance (commonest goal)"]
+    edges = [*age, 2 * max(age)]
+    return probes_figure({"residual stream": list(layer.values()), "commonest goal": [chance]}, [*age.values()], edges)

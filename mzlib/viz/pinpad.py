@@ -1,6 +1,5 @@
 """Figures of notebook 00: layouts, probes, switches over time, codes, learning curves."""
 
-import csv
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -8,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mzlib.pinpad import Episodes, PinpadConfig, render
-from mzlib.runs import data_dir
+from mzlib.runs import read_curve
 from mzlib.viz.style import OKABE_ITO
 
 
@@ -90,16 +89,10 @@ def codes_figure(codes: np.ndarray, goals: np.ndarray, offsets: np.ndarray) -> F
     return figure
 
 
-def stored_curve(name: str) -> list[dict[str, str]]:
-    """The rows of data/results/<name>.curve.csv."""
-    with open(data_dir("results", f"{name}.curve.csv"), encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def median_by_step(name: str, column: str) -> dict[int, float]:
     """Of a stored curve, the median over seeds at each step that has values."""
     values = {}
-    for row in stored_curve(name):
+    for row in read_curve(name):
         if row[column]:
             values.setdefault(int(row["step"]), []).append(float(row[column]))
     return {step: float(np.median(numbers)) for step, numbers in values.items()}
@@ -108,7 +101,7 @@ def median_by_step(name: str, column: str) -> dict[int, float]:
 def learning_curves(name: str) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
     """Of a stored curve, for each agent and seed (episodes, success)."""
     curves = {}
-    for row in stored_curve(name):
+    for row in read_curve(name):
         points = curves.setdefault(row["agent"], {}).setdefault(row["seed"], [])
         points.append((float(row["step"]), float(row["success"])))
     return {agent: [tuple(np.array(points).T) for points in seeds.values()] for agent, seeds in curves.items()}
@@ -119,7 +112,7 @@ def annealing_figure(name: str, agent: str = "internal RL") -> Figure:
     panels = (("kl_weight", "weight α of the KL"), ("kl", "KL, nats an episode"), ("held_out_nll", "NLL, nats a step"))
     panels += (("f1", "F1 of the switch"),)
     figure, axes = plt.subplots(1, 4, figsize=(12, 2.6))
-    rows = [row for row in stored_curve(name) if row["agent"] == agent]
+    rows = [row for row in read_curve(name) if row["agent"] == agent]
     for seed in sorted({row["seed"] for row in rows}):
         own = [
             {key: float(value) for key, value in row.items() if key != "agent"} for row in rows if row["seed"] == seed
