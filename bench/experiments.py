@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import cloning as bench_cloning
-from bench.pinpad import OWN, everything, finals
+from bench.pinpad import OWN, RAW, RAW_LEARNING_RATE, everything, finals
 from mzlib import demos, runs
 from mzlib.evaluate import EvaluationProtocol, OpenLoop, bootstrap_interval, evaluate, select_demo
 from mzlib.go_explore import GoExploreConfig, Search, run
@@ -116,7 +116,8 @@ def open_loop(workers: int) -> list[dict]:
 def pinpad(workers: int) -> list[dict]:
     """Three seeds of the grid world's study."""
     since = time.perf_counter()
-    own = finals(everything(workers)[OWN])
+    folders = everything(workers, (RAW,))
+    own, raw = finals(folders[OWN]), finals(folders[RAW])
     seen = "held-out expert episodes (evaluation seed); beta > 0.5, one to one within 1 step, first step excluded"
     task = "post-training task, unseen in pretraining, reward at its end only; layouts of an evaluation seed"
     trained = f"after {own[0]['episodes']:,} episodes; {task}"
@@ -135,7 +136,11 @@ def pinpad(workers: int) -> list[dict]:
         values = {seed: final[key] for seed, final in own.items()}
         steps, seconds = (sum(final[cost] for final in own.values()) for cost in ("steps", "wall_s"))
         results.append(record(name, values, unit, protocol, steps, since, wall_s=seconds))
-    return results
+    values = {seed: final["success"] for seed, final in raw.items()}
+    protocol = {"experiment": "pinpad", "what": trained, "world": "laptop size", "learning rate": RAW_LEARNING_RATE}
+    steps, seconds = (sum(final[cost] for final in raw.values()) for cost in ("steps", "wall_s"))
+    name = "Grid world: success of raw-action RL"
+    return [*results, record(name, values, "", protocol, steps, since, wall_s=seconds)]
 
 
 def share(values: list[bool]) -> tuple[float, list[float]]:

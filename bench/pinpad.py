@@ -20,9 +20,10 @@ from mzlib.probes import SupervisedControllers, at_layer, play_supervised, probe
 from mzlib.runs import Run
 
 SEEDS = (0, 1, 2)
-OWN = "internal RL"
+OWN, RAW = "internal RL", "raw actions"
+RAW_LEARNING_RATE = 0.0001  # of a whole backbone; the codes' policy, which begins from nothing, takes thirty times that
 BASELINES = {  # what differs, and the trainings that a baseline shares with its seed's own run
-    "raw actions": ({"raw_actions": True, "rl_learning_rate": 0.0001}, ("backbone", "metacontroller")),
+    RAW: ({"raw_actions": True, "rl_learning_rate": RAW_LEARNING_RATE}, ("backbone", "metacontroller")),
     "switch always open": ({"always_open": True}, ("backbone",)),
     "co-trained backbone": ({"cotrained": True}, ("backbone",)),
 }
