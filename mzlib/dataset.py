@@ -183,6 +183,22 @@ def segments(cache: FrameCache, i: int) -> list[tuple[int, int]]:
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
+def shared_beginnings(cache: FrameCache, demos: Sequence[int]) -> dict[int, int]:
+    """For each of these demos, how many of its first steps an earlier one of them, of the same seed, took just so."""
+    shared, earlier = {}, {}
+    for i in demos:
+        steps = slice(cache.offsets[i], cache.offsets[i + 1])
+        play = np.column_stack([cache.actions[steps], cache.positions[steps]])
+        others = earlier.setdefault(int(cache.seed[i]), [])
+        shared[i] = 0
+        for other in others:
+            common = min(len(play), len(other))
+            differs = (play[:common] != other[:common]).any(1)
+            shared[i] = max(shared[i], int(differs.argmax()) if differs.any() else common)
+        others.append(play)
+    return shared
+
+
 class WindowBatch(NamedTuple):
     """Windows of L steps; where a segment begins inside a window, the steps before are padding."""
 
@@ -196,7 +212,8 @@ class WindowBatch(NamedTuple):
 
 
 class WindowDataset:
-    """Windows of `seq_len` steps of some demos' segments, ending every `stride` steps back from a segment's last.
+    """Windows of `seq_len` steps of some demos' segments, ending every `stride` steps back from a segment's last, but
+    never within a beginning that is another demo's too.
 
     demo_indices: into the cache. limit_trajs: percent of these demos to use, best scores first. noop_subsample: of
     windows whose last action is NOOP only a share `noop_keep`, drawn by `seed`, stays; no step inside a window is ever
@@ -232,11 +249,13 @@ class WindowDataset:
         best_first = chosen[np.argsort(-cache.score[chosen], kind="stable")]
         self.demo_indices = np.sort(best_first[: int(np.ceil(len(chosen) * limit_trajs / 100))]).tolist()
         self.cache, self.seq_len, self.mask_noops, self.seed = cache, seq_len, mask_noops, seed
+        shared = shared_beginnings(cache, self.demo_indices)
         ends = [
             (i, cache.offsets[i] + begin, cache.offsets[i] + last)
             for i in self.demo_indices
             for begin, end in segments(cache, i)
             for last in range(end - 1, begin - 1, -stride)
+            if last >= shared[i]
         ]
         windows = np.array(ends, np.int64).reshape(-1, 3)  # demo, its segment's first step, the window's last step
         kept = np.ones(len(windows), bool)

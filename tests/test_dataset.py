@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mzlib import dataset, demos
-from mzlib.dataset import PAD, FrameCache, WindowDataset, segments, split_by_seed
+from mzlib.dataset import PAD, FrameCache, WindowDataset, segments, shared_beginnings, split_by_seed
 from mzlib.emulator import ACTIONS
 from mzlib.runs import REPO, data_dir
 
@@ -332,7 +332,7 @@ def test_limit_trajs_keeps_the_best(limit, chosen):
         positions=np.zeros((total, 3), np.uint8),
         goals=np.zeros(total, np.int16),
         offsets=np.arange(0, 10, 2),
-        seed=np.zeros(4, int),
+        seed=np.arange(4),
         score=np.array([0, 300, 100, 400]),
     )
     windows = WindowDataset(cache, range(4), limit_trajs=limit)
@@ -411,3 +411,33 @@ def test_another_seed_splits_otherwise_and_a_wrong_share_is_named(cache):
     for share in (0, 1, -0.1):
         with pytest.raises(ValueError, match=rf"^held_out={share}: a share in \(0, 1\)"):
             split_by_seed(many, share)
+
+
+def test_a_beginning_that_demos_share_is_used_once():
+    """A tree of three: the second leaves the first after 6 steps, the third the second after 9."""
+    actions = np.tile(np.arange(12) % 5 + 1, (3, 1)).astype(np.uint8)
+    actions[1, 6:] += 6
+    actions[2, 6:] += 6
+    actions[2, 9:] += 6
+    positions = np.zeros((36, 3), np.uint8)
+    cache = FrameCache(
+        frames=np.zeros((39, 1, 2), np.uint8),
+        actions=actions.ravel(),
+        rewards=np.zeros(36, np.int32),
+        lives=np.full(36, 6, np.uint8),
+        dying=np.zeros(36, bool),
+        positions=positions,
+        goals=np.full(36, -1, np.int16),
+        offsets=np.array([0, 12, 24, 36]),
+        seed=np.array([7, 7, 7]),
+        score=np.zeros(3, np.int32),
+    )
+    assert shared_beginnings(cache, [0, 1, 2]) == {0: 0, 1: 6, 2: 9}
+    assert shared_beginnings(cache, [2, 1, 0]) == {2: 0, 1: 9, 0: 6}
+    apart = replace(cache, seed=np.array([7, 8, 9]))
+    assert shared_beginnings(apart, [0, 1, 2]) == {0: 0, 1: 0, 2: 0}
+    moved = positions.copy()
+    moved[12 + 3] = 1  # the same action took her elsewhere
+    assert shared_beginnings(replace(cache, positions=moved), [0, 1])[1] == 3
+    lasts = WindowDataset(cache, [0, 1, 2], seq_len=4, stride=1, noop_subsample=False).windows[:, 2].tolist()
+    assert lasts == [*range(11, -1, -1), *range(23, 17, -1), *range(35, 32, -1)]
