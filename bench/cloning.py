@@ -9,6 +9,7 @@ from functools import partial
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ VARIANTS = {
 }
 ACTING = EvaluationProtocol(episodes=200)
 FREE_STARTS, FREE_STEPS = 200, 200
+PROBE_WINDOWS = 400
 SINCE = (0, 3, 6, 10, 15, 20, 30, 60)  # steps since a leg began
 
 
@@ -128,46 +130,61 @@ def free_starts(cache: FrameCache, files: list[demos.Demo]) -> list[tuple[demos.
     return [(demo, int(rng.integers(len(demo)))) for demo in chosen]
 
 
+class Read(NamedTuple):
+    """What a probe works on: steps whose goal is known."""
+
+    stream: torch.Tensor  # (layers, steps, n_e)
+    goals: torch.Tensor  # (steps,)
+    ages: torch.Tensor  # (steps,): since the leg began, as far as the window shows
+
+
 @torch.no_grad()
-def probes(folder: Path, splits: int = 3) -> dict:
-    """Accuracy of reading the current goal on held-out trajectories, by layer and by steps since the leg began; median
-    over `splits` splits of the trajectories' seeds into probe training and test."""
-    backbone, _ = runs.load_weights(folder / "backbone.safetensors", MontezumaVLM, BackboneConfig)
-    config = settings()
-    cache, _, _ = bc.data(config, "full")
-    _, unseen = split_by_seed(cache, config.held_out)
-    unseen = [i for i in unseen if (cache.goals[cache.offsets[i] : cache.offsets[i + 1]] >= 0).any()]
-    windows = WindowDataset(cache, unseen, config.seq_len, stride=config.seq_len, noop_subsample=False)
-    stream, goals, ages, seeds = [], [], [], []
-    for at in range(0, len(windows), 16):
-        rows = np.arange(at, min(at + 16, len(windows)))
-        batch = windows.batch(rows)
+def read(backbone: MontezumaVLM, windows: WindowDataset, rows: np.ndarray) -> Read:
+    """The residual streams of these windows, where the goal is known."""
+    parts = []
+    for some in np.array_split(rows, max(len(rows) // 16, 1)):
+        batch = windows.batch(some)
         known = batch.valid & (batch.goals >= 0)
         layers = backbone.residuals(batch.frames, batch.previous, bc.padding_of(batch))
-        stream.append(torch.stack([e[known] for e in layers]))
-        goals.append(batch.goals[known])
         since = torch.zeros_like(batch.goals)
         for t in range(1, since.shape[1]):
             same = (batch.goals[:, t] == batch.goals[:, t - 1]) & batch.valid[:, t - 1]
             since[:, t] = torch.where(same, since[:, t - 1] + 1, 0)
-        ages.append(since[known].numpy())
-        seeds.append(np.repeat(cache.seed[windows.windows[rows, 0]], known.sum(1).numpy()))
-    stream, goals, ages, seeds = torch.cat(stream, 1), torch.cat(goals), np.concatenate(ages), np.concatenate(seeds)
+        parts.append((torch.stack([e[known] for e in layers]), batch.goals[known], since[known]))
+    stream, goals, ages = zip(*parts, strict=True)
+    return Read(torch.cat(stream, 1), torch.cat(goals), torch.cat(ages))
+
+
+def probes(folder: Path, draws: int = 3) -> dict:
+    """Accuracy of reading the current goal on held-out trajectories, by layer and by steps since the leg began.
+
+    A probe is fitted to PROBE_WINDOWS windows of training trajectories, `draws` times to others.
+    """
+    backbone, _ = runs.load_weights(folder / "backbone.safetensors", MontezumaVLM, BackboneConfig)
+    config = settings()
+    cache, _, _ = bc.data(config, "full")
+    windows = []
+    for side in split_by_seed(cache, config.held_out):
+        chosen = [i for i in side if (cache.goals[cache.offsets[i] : cache.offsets[i + 1]] >= 0).any()]
+        windows.append(WindowDataset(cache, chosen, config.seq_len, stride=config.seq_len // 2, noop_subsample=False))
+    training, unseen = windows
+    rng = np.random.default_rng(0)
+    test = read(backbone, unseen, rng.permutation(len(unseen))[:PROBE_WINDOWS])
     by_layer, by_age, chance = [], [], []
-    for split in range(splits):
-        aside = np.random.default_rng(split).permutation(np.unique(seeds))
-        test = torch.from_numpy(np.isin(seeds, aside[: len(aside) // 3]))
-        accuracy = partial(probe_accuracy, train_goals=goals[~test], test_goals=goals[test])
-        with torch.enable_grad():
-            by_layer.append([accuracy(e[~test], test=e[test]) for e in stream])
-            middle = stream[backbone.config.layer]
-            row = []
-            for begin, end in zip(SINCE[:-1], SINCE[1:], strict=True):
-                some = test & torch.from_numpy((ages >= begin) & (ages < end))
-                row.append(probe_accuracy(middle[~test], goals[~test], middle[some], goals[some]))
-            by_age.append(row)
-        chance.append(float((goals[test] == goals[~test].mode().values).float().mean()))
-    return {"by_layer": by_layer, "by_age": by_age, "chance": chance, "steps": len(goals)}
+    for _ in range(draws):
+        train = read(backbone, training, rng.permutation(len(training))[:PROBE_WINDOWS])
+        by_layer.append([
+            probe_accuracy(seen, train.goals, held, test.goals)
+            for seen, held in zip(train.stream, test.stream, strict=True)
+        ])  # fmt: skip
+        middle = backbone.config.layer
+        by_age.append([])
+        for begin, end in zip(SINCE[:-1], SINCE[1:], strict=True):
+            some = (test.ages >= begin) & (test.ages < end)
+            held = test.stream[middle][some]
+            by_age[-1].append(probe_accuracy(train.stream[middle], train.goals, held, test.goals[some]))
+        chance.append(float((test.goals == train.goals.mode().values).float().mean()))
+    return {"by_layer": by_layer, "by_age": by_age, "chance": chance, "steps": len(test.goals)}
 
 
 def final(folder: Path) -> dict:

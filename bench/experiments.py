@@ -191,7 +191,7 @@ def cloning(workers: int) -> list[dict]:
     middle = len(found["by_layer"][0]) // 2
     for label, layer in (("the pixels' embedding", 0), ("the middle of the residual stream", middle)):
         values = dict(enumerate(row[layer] for row in found["by_layer"]))
-        what = f"{first}; linear probe on held-out trajectories, per_seed: splits of their seeds"
+        what = f"{first}; linear probe on held-out trajectories, per_seed: draws of what it is fitted to"
         protocol = {"experiment": "cloning", "what": what, "chance (commonest goal)": float(np.mean(found["chance"]))}
         results.append(record(f"Clone: goal read from {label}", values, "", protocol, 0, since))
     bench_cloning.write_curves(folders, free, found)
