@@ -23,7 +23,10 @@ SEEDS = (0, 1, 2)
 OWN, RAW = "internal RL", "raw actions"
 RAW_LEARNING_RATE = 0.0001  # of a whole backbone; the codes' policy, which begins from nothing, takes thirty times that
 BASELINES = {  # what differs, and the trainings that a baseline shares with its seed's own run
-    RAW: ({"raw_actions": True, "rl_learning_rate": RAW_LEARNING_RATE}, ("backbone", "metacontroller")),
+    RAW: (
+        {"raw_actions": True, "rl_learning_rate": RAW_LEARNING_RATE, "evaluation_episodes": 5_000},
+        ("backbone", "metacontroller"),
+    ),
     "switch always open": ({"always_open": True}, ("backbone",)),
     "co-trained backbone": ({"cotrained": True}, ("backbone",)),
 }
