@@ -112,7 +112,7 @@ def test_the_update_makes_rewarded_codes_likelier_and_leaves_the_frozen_parts():
 def test_raw_actions_learn_by_the_same_update():
     backbone, _ = parts()
     policy = internal_rl.raw_policy(backbone)
-    optimiser = torch.optim.Adam(policy.parameters(), 3e-3)
+    optimiser = torch.optim.Adam(policy.parameters(), 1e-2)
     for _ in range(25):
         lived = internal_rl.raw_rollout(policy, fresh(64))
         again = torch.distributions.Categorical(logits=policy(lived.observations).actions).log_prob(lived.actions)
