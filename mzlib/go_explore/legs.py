@@ -193,7 +193,7 @@ def main() -> None:
             bar.update(1)
     found = [demo for file in files if file.stat().st_size for demo in demos.load(file)]
     demos.save(given.out, found)
-    legs = sum(len(np.unique(np.flatnonzero(np.diff(demo.goals)))) for demo in found)
+    legs = sum(np.count_nonzero((np.diff(demo.goals, prepend=-1) != 0) & (demo.goals >= 0)) for demo in found)
     print(f"{given.out}: {len(found)} trajectories, {legs} legs, {sum(map(len, found))} steps")
 
 
