@@ -64,18 +64,19 @@ def offset(config: PinpadConfig, observations: np.ndarray, goals: np.ndarray) ->
 
 
 def codes_figure(codes: np.ndarray, goals: np.ndarray, offsets: np.ndarray) -> Figure:
-    """Codes at their two main directions, coloured by the true subgoal, and by the direction and the distance at which
-    it lies.
+    """Codes in the plane that follows the offset of the pad best, coloured by the true subgoal, and by the direction
+    and the distance at which it lies.
 
-    codes: (n, n_z). goals: (n,). offsets: (n, 2), see `offset`.
+    codes: (n, n_z). goals: (n,). offsets: (n, 2), see `offset`. The plane is that of a linear fit of codes to offsets:
+    the codes' other dimensions are noise, as large.
     """
-    centred = codes - codes.mean(0)
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    points = centred @ directions[:2].T
+    slopes, *_ = np.linalg.lstsq(offsets - offsets.mean(0), codes - codes.mean(0), rcond=None)  # (2, n_z)
+    plane, _ = np.linalg.qr(slopes.T)
+    points = (codes - codes.mean(0)) @ plane
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.3), sharey=True)
     for goal in np.unique(goals):
         axes[0].scatter(*points[goals == goal].T, s=6, alpha=0.6, label=f"subgoal {goal}", color=OKABE_ITO[goal])
-    axes[0].set(ylabel="second main direction", title="which goal")
+    axes[0].set(ylabel="second", title="which goal")
     axes[0].legend(fontsize=8, markerscale=2)
     degrees = np.degrees(np.arctan2(offsets[:, 1], offsets[:, 0]))
     shown = axes[1].scatter(*points.T, s=6, alpha=0.6, c=degrees, cmap="twilight", vmin=-180, vmax=180)
@@ -85,7 +86,7 @@ def codes_figure(codes: np.ndarray, goals: np.ndarray, offsets: np.ndarray) -> F
     axes[2].set(title="how far")
     figure.colorbar(shown, label="cells")
     for one in axes:
-        one.set(xlabel="code, first main direction")
+        one.set(xlabel="code, first direction of the plane")
     return figure
 
 
@@ -136,6 +137,7 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]])
         shortest = min(len(success) for _, success in seeds)
         middle = np.median([success[:shortest] for _, success in seeds], axis=0)
         axes.plot(seeds[0][0][:shortest] / 1000, middle, color=colour, linewidth=2, label=name)
-    axes.set(xlabel="episodes (thousands)", ylabel="success on the unseen task", ylim=(-0.02, 1.02))
+    best = max(float(success.max()) for seeds in curves.values() for _, success in seeds)
+    axes.set(xlabel="episodes (thousands)", ylabel="success on the unseen task", ylim=(0, min(1.02, 1.5 * best)))
     axes.legend(fontsize=9)
     return figure
