@@ -29,7 +29,7 @@ VARIANTS = {
     "seed layout": {"layout": "seed", "epochs": 1.0},  # three times the tokens a step: about the same time
     "seed layout, sees its actions": {"layout": "seed", "see_actions": True, "epochs": 1.0},
 }
-ACTING = EvaluationProtocol(episodes=200)
+EPISODES, EPISODES_OF_OTHERS = 200, 40  # from reset: of the first variant, of each other
 FREE_STARTS, FREE_STEPS = 200, 200
 PROBE_WINDOWS = 400
 SINCE = (0, 3, 6, 10, 15, 20, 30, 60)  # steps since a leg began
@@ -57,9 +57,10 @@ def everything(workers: int) -> dict[str, Path]:
         return dict(zip(VARIANTS, pool.map(clone, VARIANTS.values()), strict=True))
 
 
-def acting(folder: Path, workers: int) -> dict:
+def acting(variant: str, folder: Path, workers: int) -> dict:
     """The clone from reset on evaluation seeds."""
-    return evaluate(partial(ClonePolicy, folder / "backbone.safetensors"), ACTING, workers)
+    protocol = EvaluationProtocol(episodes=EPISODES if variant == next(iter(VARIANTS)) else EPISODES_OF_OTHERS)
+    return evaluate(partial(ClonePolicy, folder / "backbone.safetensors"), protocol, workers)
 
 
 def free_run(weights: Path, starts: list[tuple[demos.Demo, int]]) -> list[list[int]]:

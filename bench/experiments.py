@@ -150,7 +150,7 @@ def share(values: list[bool]) -> tuple[float, list[float]]:
 
 def cloning_acts(variant: str, folder: Path, workers: int, since: float) -> list[dict]:
     """How one variant acts from reset, and what it predicts on held-out demos."""
-    final, played = bench_cloning.final(folder), bench_cloning.acting(folder, workers)
+    final, played = bench_cloning.final(folder), bench_cloning.acting(variant, folder, workers)
     common = {"steps": final["steps"], "wall_s": final["wall_s"]}
     acted = {"what": f"{variant}; drawn actions", **played["protocol"]}
     unseen = {"what": f"{variant}; demos of search seeds held out", "windows": final["windows"]}
