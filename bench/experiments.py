@@ -153,7 +153,9 @@ def cloning_acts(variant: str, folder: Path, workers: int, since: float) -> list
     final, played = bench_cloning.final(folder), bench_cloning.acting(variant, folder, workers)
     common = {"steps": final["steps"], "wall_s": final["wall_s"]}
     acted = {"what": f"{variant}; drawn actions", **played["protocol"]}
-    unseen = {"what": f"{variant}; demos of search seeds held out", "windows": final["windows"]}
+    epochs = bench_cloning.settings(**bench_cloning.VARIANTS[variant]).epochs
+    unseen = {"what": f"{variant}; demos of search seeds held out", "windows": final["windows"], "epochs": epochs}
+    acted["epochs"] = epochs
     wanted = (
         ("key in the first life", played["first_life_key_rate"], share(played["first_life_keys"])[1], "", acted),
         ("key in the whole game", played["first_key_rate"], share(played["first_keys"])[1], "", acted),
