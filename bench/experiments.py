@@ -152,7 +152,7 @@ def cloning_acts(variant: str, folder: Path, workers: int, since: float) -> list
     """How one variant acts from reset, and what it predicts on held-out demos."""
     final, played = bench_cloning.final(folder), bench_cloning.acting(variant, folder, workers)
     common = {"steps": final["steps"], "wall_s": final["wall_s"]}
-    acted = {"what": f"{variant}; drawn actions", **played["protocol"]}
+    acted = {"what": f"{variant}; actions drawn at temperature 0.5", **played["protocol"]}
     epochs = bench_cloning.settings(**bench_cloning.VARIANTS[variant]).epochs
     unseen = {"what": f"{variant}; demos of search seeds held out", "windows": final["windows"], "epochs": epochs}
     acted["epochs"] = epochs

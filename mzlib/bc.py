@@ -202,12 +202,12 @@ class Updates:
 class ClonePolicy:
     """Acts as the clone does: actions drawn from its predictions, or `greedy` the likeliest; each life begins anew.
 
-    weights: as `save_weights` wrote them. temperature: of the draw.
+    weights: as `save_weights` wrote them. temperature: of the draw; 0.5 scored more than 1 on 32 selection episodes.
     """
 
     sees_frames = True
 
-    def __init__(self, weights: Path, greedy: bool = False, temperature: float = 1.0, seed: int = 0):
+    def __init__(self, weights: Path, greedy: bool = False, temperature: float = 0.5, seed: int = 0):
         torch.set_num_threads(1)
         self.backbone = runs.load_weights(weights, MontezumaVLM, BackboneConfig)[0].eval()
         self.greedy, self.temperature = greedy, temperature
