@@ -148,28 +148,33 @@ def share(values: list[bool]) -> tuple[float, list[float]]:
     return float(np.mean(values)), bootstrap_interval(np.array(values, float))
 
 
-def cloning_acts(variant: str, folder: Path, workers: int, since: float) -> list[dict]:
-    """How one variant acts from reset, and what it predicts on held-out demos."""
-    final, played = bench_cloning.final(folder), bench_cloning.acting(variant, folder, workers)
-    common = {"steps": final["steps"], "wall_s": final["wall_s"]}
-    acted = {"what": f"{variant}; actions drawn at temperature 0.5", **played["protocol"]}
-    epochs = bench_cloning.settings(**bench_cloning.VARIANTS[variant]).epochs
-    unseen = {"what": f"{variant}; demos of search seeds held out", "windows": final["windows"], "epochs": epochs}
-    acted["epochs"] = epochs
-    wanted = (
-        ("key in the first life", played["first_life_key_rate"], share(played["first_life_keys"])[1], "", acted),
-        ("key in the whole game", played["first_key_rate"], share(played["first_keys"])[1], "", acted),
-        ("first-life score (mean)", played["first_life_mean"], played["first_life_interval"], "points", acted),
-        *((f"{label}", final[key], [final[key]] * 2, unit, unseen) for label, key, unit in (
-            ("NLL", "nll", "nats"), ("accuracy", "accuracy", ""), ("NLL at change points", "change_nll", "nats"),
-            ("accuracy at change points", "change_accuracy", ""),
-        )),
-    )  # fmt: skip
+def cloning_predicts(variant: str, folder: Path, since: float) -> list[dict]:
+    """What one variant predicts on held-out demos."""
+    final, epochs = bench_cloning.final(folder), bench_cloning.settings(**bench_cloning.VARIANTS[variant]).epochs
+    protocol = {"what": f"{variant}; demos of search seeds held out", "windows": final["windows"], "epochs": epochs}
+    wanted = (("NLL", "nll", "nats"), ("accuracy", "accuracy", ""))
+    wanted += (("NLL at change points", "change_nll", "nats"), ("accuracy at change points", "change_accuracy", ""))
     return [
-        record(f"Clone, {variant}: {label}", {0: value}, unit, {"experiment": "cloning"} | protocol, 0, since)
-        | common
+        record(f"Clone, {variant}: {label}", {0: final[key]}, unit, {"experiment": "cloning"} | protocol, 0, since)
+        | {"steps": final["steps"], "wall_s": final["wall_s"]}
+        for label, key, unit in wanted
+    ]
+
+
+def cloning_acts(folder: Path, workers: int, since: float) -> list[dict]:
+    """How the first variant acts from reset."""
+    played = bench_cloning.acting(folder, workers)
+    protocol = {"what": "step layout; actions drawn at temperature 0.5", **played["protocol"]}
+    wanted = (
+        ("key in the first life", *share(played["first_life_keys"]), ""),
+        ("key in the whole game", *share(played["first_keys"]), ""),
+        ("first-life score (mean)", played["first_life_mean"], played["first_life_interval"], "points"),
+        ("whole-game score (mean)", played["mean"], played["interval"], "points"),
+    )
+    return [
+        record(f"Clone: {label}", {0: value}, unit, {"experiment": "cloning"} | protocol, played["steps"], since)
         | {"interval": interval}
-        for label, value, interval, unit, protocol in wanted
+        for label, value, interval, unit in wanted
     ]
 
 
@@ -177,8 +182,9 @@ def cloning(workers: int) -> list[dict]:
     """The backbone's four variants, and of the first one free runs and probes."""
     since = time.perf_counter()
     folders = bench_cloning.everything(workers)
-    results = [row for variant, folder in folders.items() for row in cloning_acts(variant, folder, workers, since)]
     first, folder = next(iter(folders.items()))
+    results = cloning_acts(folder, workers, since)
+    results += [row for variant, place in folders.items() for row in cloning_predicts(variant, place, since)]
     final = bench_cloning.final(folder)
     unseen = {"experiment": "cloning", "what": "demos of search seeds held out"}
     for label, key in (("the previous action", "previous"), ("the commonest action", "majority")):
