@@ -221,16 +221,16 @@ class Emulator:
         state = self._ale.cloneState(include_rng=include_rng).serialize()
         return state + RNG_MARK + bytes((self._last_action,)) if include_rng else state
 
-    def load_state(self, state: bytes, sticking_frames: int = STICKING_FRAMES) -> None:
+    def load_state(self, state: bytes, sticking_frames: int | None = None) -> None:
         """Return to a state given as bytes; the screen stays stale until the next `step`.
 
-        With a sticky generator the last action is taken anew until it is the one that sticks: for `sticking_frames`,
-        fewer of which are faster and wrong more often (4: in 0.4 % of states).
+        With a sticky generator the last action is taken anew until it is the one that sticks: for `sticking_frames`
+        (default 12), fewer of which are faster and wrong more often (4: in 0.4 % of states).
         """
         saved, mark, last_action = state.rpartition(RNG_MARK)
         self._ale.restoreState(ALEState(saved if mark else state))
         if mark:
             self._last_action = last_action[0]
-            for _ in range(sticking_frames):
+            for _ in range(STICKING_FRAMES if sticking_frames is None else sticking_frames):
                 self._ale.act(self._last_action)
             self._ale.restoreState(ALEState(saved))
