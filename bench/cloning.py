@@ -74,7 +74,7 @@ def free_run(weights: Path, starts: list[tuple[demos.Demo, int]]) -> list[list[i
         lives, first = emulator.facts.lives, True
         for _ in range(FREE_STEPS):
             began = np.array([first])
-            emulator.step(int(policy.act(Observation(emulator.frame[None], began, ~began & False))[0]))
+            emulator.step(int(policy.act(Observation(emulator.frame[None], began, np.array([False])))[0]))
             facts, first = emulator.facts, False
             if facts.dying or facts.lives < lives:
                 break

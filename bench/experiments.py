@@ -152,11 +152,12 @@ def cloning_predicts(variant: str, folder: Path, since: float) -> list[dict]:
     """What one variant predicts on held-out demos."""
     final, epochs = bench_cloning.final(folder), bench_cloning.settings(**bench_cloning.VARIANTS[variant]).epochs
     protocol = {"what": f"{variant}; demos of search seeds held out", "windows": final["windows"], "epochs": epochs}
+    protocol["gradient steps"] = final["steps"]
     wanted = (("NLL", "nll", "nats"), ("accuracy", "accuracy", ""))
     wanted += (("NLL at change points", "change_nll", "nats"), ("accuracy at change points", "change_accuracy", ""))
     return [
         record(f"Clone, {variant}: {label}", {0: final[key]}, unit, {"experiment": "cloning"} | protocol, 0, since)
-        | {"steps": final["steps"], "wall_s": final["wall_s"]}
+        | {"wall_s": final["wall_s"]}
         for label, key, unit in wanted
     ]
 

@@ -398,3 +398,23 @@ def test_wrong_frames_are_named():
         narrow(**LAYOUTS["seed"])(frames, previous)
     with pytest.raises(TypeError, match=r"frames are torch.float32: give them as uint8"):
         narrow()(frames / 255, previous)
+
+
+def test_what_is_near_is_seen_as_a_pair():
+    """With only the table of pairs left, two layouts differ just where something is within two cells."""
+    stem = PinpadBackbone(PinpadBackboneConfig(**SMALL | {"stem": "egocentric"})).embedding
+    for table in (stem.own, stem.others):
+        torch.nn.init.zeros_(table.weight)
+    torch.nn.init.normal_(stem.near.weight[1:])
+    grid = LAPTOP.grid
+    agent = 6 * grid + 6
+    far = torch.tensor([agent, 0, 1, 2, 3, 4, 5], dtype=torch.uint8)
+    assert (stem(far[None]) == 0).all()
+    seen = []
+    for down, right in [(0, 1), (1, 0), (-1, 0), (2, 2), (3, 0), (0, -3)]:
+        moved = far.clone()
+        moved[1] = agent + down * grid + right
+        seen.append(stem(moved[None])[0])
+    assert all((one != 0).any() for one in seen[:4])
+    assert all((one == 0).all() for one in seen[4:])
+    assert not torch.equal(seen[0], seen[1])

@@ -117,3 +117,13 @@ def test_codes_from_the_prior_know_nothing():
     assert codes.shape == (20_000, 3)
     assert codes.mean(0).abs().max() < 0.04
     assert (codes.std(0) - 1).abs().max() < 0.04
+
+
+def test_alpha_goes_up_then_down_and_the_switch_sharpens_with_it():
+    config = PinpadStudyConfig(kl_begin=0.001, kl_peak=0.4, kl_weight=0.2, kl_anneal_steps=400, switch_temperature=0.25)
+    alphas = [pinpad_study.kl_weight_at(config, step) for step in (0, 100, 400, 600, 700, 800, 5_000)]
+    assert alphas == pytest.approx([0.001, 0.001, 0.4, 0.4, 0.3, 0.2, 0.2])
+    temperatures = [pinpad_study.switch_temperature_at(config, step) for step in (0, 600, 700, 800, 5_000)]
+    assert temperatures == pytest.approx([0.5, 0.5, 0.375, 0.25, 0.25])
+    level = replace(config, switch_temperature=1.0)
+    assert pinpad_study.switch_temperature_at(level, 0) == 1

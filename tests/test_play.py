@@ -71,3 +71,13 @@ def test_a_wrong_argument_is_one_line(arguments, message):
         play.main(arguments)
     assert message in stopped.value.code
     assert "\n" not in stopped.value.code
+
+
+def test_the_shipped_backbone_plays_from_reset(capsys, tmp_path):
+    play.main(["--backbone", "shipped", "--episodes", "2", "--max-steps", "5", "--workers", "1", "--json"])
+    drawn = json.loads(capsys.readouterr().out)
+    assert drawn["backbone"] == "backbone.safetensors"
+    assert (drawn["episodes"], drawn["steps"]) == (2, 10)
+    assert drawn["protocol"]["sticky"] == 0.25
+    with pytest.raises(SystemExit, match=r"nothing\.safetensors"):
+        play.main(["--backbone", str(tmp_path / "nothing.safetensors")])

@@ -41,7 +41,6 @@ class Node(NamedTuple):
     state: bytes
     parent: int
     action: int
-    facts: Facts
 
 
 def cell(emulator: Emulator, grain: int) -> tuple:
@@ -70,7 +69,7 @@ def ways(emulator: Emulator, rng: np.random.Generator, limit: int = 900, grain: 
     life.
     """
     rng_too, begin = emulator.sticky > 0, emulator.facts
-    nodes, seen, found = [Node(emulator.save_state(rng_too), -1, NOOP, begin)], {cell(emulator, grain)}, {}
+    nodes, seen, found = [Node(emulator.save_state(rng_too), -1, NOOP)], {cell(emulator, grain)}, {}
     queue = deque([0])
     while queue and len(nodes) < limit and len(found) < len(GOALS):
         parent = queue.popleft()
@@ -81,7 +80,7 @@ def ways(emulator: Emulator, rng: np.random.Generator, limit: int = 900, grain: 
             if facts.dying or facts.lives < begin.lives or (key := cell(emulator, grain)) in seen:
                 continue
             seen.add(key)
-            nodes.append(Node(emulator.save_state(rng_too), parent, action, facts))
+            nodes.append(Node(emulator.save_state(rng_too), parent, action))
             queue.append(len(nodes) - 1)
             for goal, place in enumerate(GOALS):
                 if goal not in found and place.holds(facts.room, facts.x, facts.y) and settled(emulator, begin):
