@@ -152,6 +152,10 @@ class Updates:
     """One gradient step at a time; what it draws follows from the step alone."""
 
     def __init__(self, config: BCConfig, backbone: MontezumaVLM, training: WindowDataset, steps: int):
+        if not 1 <= config.batch_size <= len(training):
+            raise ValueError(
+                f"batch_size={config.batch_size}: the demos give {len(training)} windows; take 1 to as many"
+            )
         self.config, self.backbone, self.training, self.steps = config, backbone, training, steps
         self.device = runs.pick_device(config.device)
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -166,8 +170,7 @@ class Updates:
         a_epoch = len(self.training) // self.config.batch_size
         epoch, place = divmod(step, a_epoch)
         if epoch != self.epoch:
-            self.order = np.random.default_rng((self.config.seed, epoch)).permutation(len(self.training))
-            self.epoch = epoch
+            self.epoch, self.order = epoch, self.training.order(epoch)
         return self.order[place * self.config.batch_size : (place + 1) * self.config.batch_size]
 
     def __call__(self, step: int) -> dict[str, float]:

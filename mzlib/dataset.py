@@ -286,6 +286,10 @@ class WindowDataset:
         arrays = (frames, actions.astype(int), previous.astype(int), valid, goals.astype(int), change, positions)
         return WindowBatch(*map(torch.from_numpy, arrays))
 
+    def order(self, epoch: int) -> np.ndarray:
+        """(len(self),) the windows in an epoch's order, which follows from seed and epoch alone."""
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self))
+
     def batches(self, size: int, epoch: int, shuffle: bool = True, first: int = 0) -> Iterator[WindowBatch]:
         """One epoch's batches of `size` windows, from batch `first` on; the order follows from seed and epoch alone.
 
@@ -293,7 +297,7 @@ class WindowDataset:
         """
         if size < 1 or (shuffle and size > len(self)):
             raise ValueError(f"size={size}: a batch has 1 to {len(self)} windows here; take another size or more demos")
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self)) if shuffle else np.arange(len(self))
+        order = self.order(epoch) if shuffle else np.arange(len(self))
         stop = len(order) - len(order) % size if shuffle else len(order)
         return (self.batch(order[at : at + size]) for at in range(first * size, stop, size))
 

@@ -96,6 +96,8 @@ def play(given: argparse.Namespace) -> dict:
         make_policy()  # a missing or damaged file is told here, not by a worker
         protocol = EvaluationProtocol(episodes=given.episodes or 20)
         return from_reset(make_policy, given, protocol) | {"backbone": weights.name}
+    if given.deterministic:
+        raise ValueError("--deterministic: a demo has nothing to draw; give --backbone too")
     demo = find_demo(given.demo)
     if given.episodes is None:
         for name in ("seed", "sticky", "workers"):

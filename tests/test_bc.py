@@ -76,6 +76,13 @@ def test_parts_of_a_batch_add_up_to_it(cache):
     assert values["train_nll"] > 0
 
 
+def test_a_batch_larger_than_the_data_is_named(cache):
+    windows = WindowDataset(cache, [0], seq_len=16, stride=50)
+    config = replace(TINY, batch_size=1_000)
+    with pytest.raises(ValueError, match=r"batch_size=1000: the demos give \d+ windows"):
+        bc.Updates(config, MontezumaVLM(config.backbone), windows, 10)
+
+
 def test_a_measure_counts_each_valid_step_once(cache):
     windows = WindowDataset(cache, [0], seq_len=16, stride=16, noop_subsample=False)
     backbone = MontezumaVLM(TINY.backbone)

@@ -63,6 +63,7 @@ def test_the_table(capsys):
         (["--seed", "3"], "--seed 3: a demo is replayed as it was recorded"),
         (["--sticky", "0.0"], "--sticky 0.0: a demo is replayed as it was recorded"),
         (["--render", "out.gif"], "a name ending in .mp4"),
+        (["--deterministic"], "--deterministic: a demo has nothing to draw"),
         (["--episodes", "1", "--sticky", "1.5"], "sticky=1.5"),
     ],
 )
