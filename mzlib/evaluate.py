@@ -177,8 +177,8 @@ def play_episodes(
 def evaluate(make_policy: Callable[[], Policy], protocol: EvaluationProtocol, workers: int = 0) -> dict:
     """Play all episodes of the protocol in parallel processes and sum them up (see `summarise`).
 
-    make_policy: picklable, such as a partial of a class. The result doesn't depend on `workers` (0: one a core) unless the
-    policy itself draws: it is made anew for each group of episodes, and how they are grouped follows from `workers`.
+    make_policy: picklable, such as a partial of a class. workers: 0 for one a core; the result doesn't depend on them
+    unless the policy itself draws: it is made anew for each group of episodes, and `workers` decides the groups.
     """
     since = time.perf_counter()
     workers = min(workers or os.cpu_count(), protocol.episodes)
