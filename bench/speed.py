@@ -19,6 +19,7 @@ import numpy as np
 from ale_py import ALEInterface, ALEState, LoggerMode
 
 from bench.models import models
+from bench.training import cloning
 from mzlib import runs
 from mzlib.emulator import Emulator, rom_path
 from mzlib.go_explore import GoExploreConfig, Search
@@ -150,6 +151,7 @@ BENCHES = {
     "explore_downscaled": lambda seconds: explore_efficiency("downscaled", seconds),
     "explore_domain": lambda seconds: explore_efficiency("domain", seconds),
     "models": models,
+    "cloning": cloning,
 }
 
 
