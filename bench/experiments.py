@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import cloning as bench_cloning
-from bench.pinpad import OWN, RAW, RAW_LEARNING_RATE, everything, finals
+from bench.pinpad import BASELINES, OWN, RAW, RAW_LEARNING_RATE, everything, finals
 from mzlib import demos, runs
 from mzlib.evaluate import EvaluationProtocol, OpenLoop, bootstrap_interval, evaluate, select_demo
 from mzlib.go_explore import GoExploreConfig, Search, run
@@ -114,10 +114,10 @@ def open_loop(workers: int) -> list[dict]:
 
 
 def pinpad(workers: int) -> list[dict]:
-    """Three seeds of the grid world's study."""
+    """Three seeds of the grid world's study and of its baselines."""
     since = time.perf_counter()
-    folders = everything(workers, (RAW,))
-    own, raw = finals(folders[OWN]), finals(folders[RAW])
+    folders = everything(workers, tuple(BASELINES))
+    own = finals(folders[OWN])
     seen = "held-out expert episodes (evaluation seed); beta > 0.5, one to one within 1 step, first step excluded"
     task = "post-training task, unseen in pretraining, reward at its end only; layouts of an evaluation seed"
     trained = f"after {own[0]['episodes']:,} episodes; {task}"
@@ -136,11 +136,21 @@ def pinpad(workers: int) -> list[dict]:
         values = {seed: final[key] for seed, final in own.items()}
         steps, seconds = (sum(final[cost] for final in own.values()) for cost in ("steps", "wall_s"))
         results.append(record(name, values, unit, protocol, steps, since, wall_s=seconds))
-    values = {seed: final["success"] for seed, final in raw.items()}
-    protocol = {"experiment": "pinpad", "what": trained, "world": "laptop size", "learning rate": RAW_LEARNING_RATE}
-    steps, seconds = (sum(final[cost] for final in raw.values()) for cost in ("steps", "wall_s"))
-    name = "Grid world: success of raw-action RL"
-    return [*results, record(name, values, "", protocol, steps, since, wall_s=seconds)]
+    labels = {"success": "Grid world: success of {}", "f1": "Grid world, {}: F1", "kl": "Grid world, {}: KL an episode"}
+    for agent, (changes, _) in BASELINES.items():
+        other = finals(folders[agent])
+        steps, seconds = (sum(final[cost] for final in other.values()) for cost in ("steps", "wall_s"))
+        for key, unit, what in (("success", "", trained), ("f1", "", seen), ("kl", "nats", seen)):
+            if key != "success" and (agent == RAW or key == "f1" and changes.get("always_open")):
+                continue  # nothing switches, or always
+            name = labels[key].format(
+                "raw-action RL" if agent == RAW else f"the {agent}" if key == "success" else agent
+            )
+            protocol = {"experiment": "pinpad", "what": what, "world": "laptop size"}
+            protocol |= {"learning rate": RAW_LEARNING_RATE} if agent == RAW else {}
+            values = {seed: final[key] for seed, final in other.items()}
+            results.append(record(name, values, unit, protocol, steps, since, wall_s=seconds))
+    return results
 
 
 def share(values: list[bool]) -> tuple[float, list[float]]:
