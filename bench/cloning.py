@@ -73,8 +73,8 @@ def free_run(weights: Path, starts: list[tuple[demos.Demo, int]]) -> list[list[i
             emulator.step(action)
         lives, first = emulator.facts.lives, True
         for _ in range(FREE_STEPS):
-            began = np.array([first])
-            emulator.step(int(policy.act(Observation(emulator.frame[None], began, np.array([False])))[0]))
+            seen_now = Observation(emulator.frame[None], np.array([first]), np.array([False]), np.array([demo.seed]))
+            emulator.step(int(policy.act(seen_now)[0]))
             facts, first = emulator.facts, False
             if facts.dying or facts.lives < lives:
                 break

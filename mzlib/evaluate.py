@@ -56,6 +56,7 @@ class Observation(NamedTuple):
     frames: np.ndarray | None  # (n, 84, 84) uint8; None for a policy that sets `sees_frames` to False
     began: np.ndarray  # (n,) bool: the episode's first observation
     life_lost: np.ndarray  # (n,) bool: a life was lost, and the next one begins with the next action
+    seeds: np.ndarray  # (n,) int: the episodes' seeds; drawing from them makes a score independent of the grouping
 
 
 class Policy(Protocol):
@@ -146,7 +147,8 @@ def observe(policy: Policy, episodes: Sequence[Episode]) -> Observation:
     """What the policy sees of these episodes now."""
     frames = np.stack([episode.emulator.frame for episode in episodes]) if policy.sees_frames else None
     began, life_lost = ([getattr(episode, name) for episode in episodes] for name in ("began", "life_lost"))
-    return Observation(frames, np.array(began), np.array(life_lost))
+    seeds = np.array([episode.emulator.seed for episode in episodes])
+    return Observation(frames, np.array(began), np.array(life_lost), seeds)
 
 
 def watch(policy: Policy, seed: int, protocol: EvaluationProtocol) -> Iterator[tuple[Emulator, int, int]]:
@@ -178,7 +180,8 @@ def evaluate(make_policy: Callable[[], Policy], protocol: EvaluationProtocol, wo
     """Play all episodes of the protocol in parallel processes and sum them up (see `summarise`).
 
     make_policy: picklable, such as a partial of a class. workers: 0 for one a core; the result doesn't depend on them
-    unless the policy itself draws: it is made anew for each group of episodes, and `workers` decides the groups.
+    if a policy that draws does so from the episodes' seeds (`policies.Draws`): it is made anew for each group of
+    episodes, and `workers` decides the groups.
     """
     since = time.perf_counter()
     workers = min(workers or os.cpu_count(), protocol.episodes)

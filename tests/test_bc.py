@@ -123,7 +123,7 @@ def test_acting_equals_the_parallel_form(tmp_path, layout):
     life_lost[1, 8] = True
     taken = []
     for t in range(16):
-        taken.append(policy.act(bc.Observation(frames[:, t], began[:, t], life_lost[:, t])))
+        taken.append(policy.act(bc.Observation(frames[:, t], began[:, t], life_lost[:, t], np.arange(2))))
     taken = np.stack(taken, 1)
 
     def parallel(seen: np.ndarray) -> np.ndarray:

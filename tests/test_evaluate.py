@@ -39,7 +39,7 @@ def test_open_loop_begins_anew_after_each_death():
     policy = OpenLoop(replace(key_demo(), actions=np.array([3, 4, 5], np.uint8)))
 
     def act(began, lost):
-        return policy.act(Observation(None, np.array(began), np.array(lost))).tolist()
+        return policy.act(Observation(None, np.array(began), np.array(lost), np.arange(2))).tolist()
 
     no = [False, False]
     assert act([True, True], no) == [3, 3]
