@@ -4,6 +4,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from mzlib.layers import linear_scan
 from mzlib.meta import meta_loss
 from mzlib.metacontroller import Controlled, Metacontroller, MetacontrollerConfig
 from mzlib.pinpad import LAPTOP, PAPER, expert_episodes
+from mzlib.policies import ActorCritic, ActorCriticConfig
 
 
 def seconds_of(call: Callable[[], object]) -> float:
@@ -119,6 +121,43 @@ def meta_steps_ratio(seconds: float) -> dict[str, dict]:
     return {"meta_steps_ratio": ratio}
 
 
+def plain_unroll(policy: ActorCritic, frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (n, a) and values (n, heads) from frames (n, 4, 84, 84), their memory laid out as it comes."""
+    hidden = F.relu(policy.hidden(policy.convs(frames.float() / 255)))
+    return policy.policy_head(hidden), policy.value_head(hidden)
+
+
+def ppo_learner_ratio(seconds: float) -> dict[str, dict]:
+    """The learner: minibatches of 256 of 4,096 samples, forward, backward and Adam, on one thread."""
+    policy, rows = ActorCritic(ActorCriticConfig()), torch.randperm(4_096)
+    optimiser = torch.optim.Adam(policy.parameters(), 5e-4)
+    frames = torch.randint(256, (4_096, 4, 84, 84), dtype=torch.uint8)
+    actions, began, state = torch.randint(18, (4_096,)), torch.zeros(1, 256, dtype=torch.bool), policy.init_state(0)
+
+    def epoch(forward: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+        for some in rows.split(256):
+            logits, values = forward(frames[some])
+            optimiser.zero_grad()
+            (F.cross_entropy(logits.flatten(0, -2), actions[some]) + values.square().mean()).backward()
+            optimiser.step()
+
+    def autocast(some: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            return tuple(out.float() for out in ours(some))
+
+    def ours(some: Tensor) -> tuple[Tensor, Tensor]:
+        return policy.unroll(some[None], state, began)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    plain = partial(plain_unroll, policy)
+    found = speedup(lambda: epoch(ours), lambda: epoch(plain), seconds / 2, "frames in the order of their axes")
+    half = speedup(lambda: epoch(autocast), lambda: epoch(ours), seconds / 4, "the package's float32")
+    speed = {"value": len(rows) / seconds_of(lambda: epoch(ours)), "unit": "samples/s, one thread"}
+    torch.set_num_threads(threads)
+    return {"ppo_learner_ratio": found, "ppo_learner_bfloat16_ratio": half, "ppo_learner_samples_per_s": speed}
+
+
 @torch.no_grad()
 def recomputed_logits(model: MontezumaVLM, frames: Tensor, previous: Tensor) -> Tensor:
     """The last step's logits from the whole window over again.
@@ -164,4 +203,5 @@ def expert_speed(seconds: float) -> dict[str, dict]:
 def models(seconds: float) -> dict[str, dict]:
     """All of these."""
     torch.set_num_threads(os.cpu_count())
-    return scan_speedups(seconds) | meta_steps_ratio(seconds) | act_cached_speedup(seconds) | expert_speed(seconds / 4)
+    backbones = scan_speedups(seconds) | meta_steps_ratio(seconds) | act_cached_speedup(seconds)
+    return backbones | ppo_learner_ratio(seconds) | expert_speed(seconds / 4)

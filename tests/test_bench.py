@@ -6,12 +6,13 @@ import torch
 
 from bench import speed
 from bench.durability import drill
-from bench.models import plain_forward, plain_scan, recomputed_logits, unbound_scan
+from bench.models import plain_forward, plain_scan, plain_unroll, recomputed_logits, unbound_scan
 from bench.speed import main
 from mzlib.backbone import BackboneConfig, MontezumaVLM
 from mzlib.go_explore import GoExploreConfig
 from mzlib.layers import linear_scan
 from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
+from mzlib.policies import ActorCritic, ActorCriticConfig
 
 
 def test_the_table_and_the_file(tmp_path, monkeypatch, capsys):
@@ -40,6 +41,14 @@ def test_the_plain_forms_compute_the_same():
     with torch.no_grad():
         for ours, plain in zip(meta(residual, lengths), plain_forward(meta, residual, lengths), strict=True):
             assert torch.allclose(ours, plain, rtol=0.05, atol=0.05)
+
+
+@torch.no_grad()
+def test_the_plain_actor_critic_computes_the_same():
+    policy, frames = ActorCritic(ActorCriticConfig()), torch.randint(256, (3, 4, 84, 84), dtype=torch.uint8)
+    ours = policy.unroll(frames[None], policy.init_state(0), torch.zeros(1, 3, dtype=torch.bool))
+    for a, b in zip(ours, plain_unroll(policy, frames), strict=True):
+        assert torch.allclose(a[0], b, atol=1e-5)
 
 
 @torch.no_grad()
