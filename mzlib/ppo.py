@@ -52,6 +52,9 @@ class PPOConfig:
     entropy: float = 0.003  # weight of the entropy
     value_weight: float = 0.5  # weight of ½ (V − R)², summed over the value heads
     max_grad_norm: float = 0.5
+    bfloat16: bool | None = (
+        None  # the network's arithmetic; None: on cuda only (half as fast as float32 on an older CPU)
+    )
 
     def __post_init__(self):
         for name in ("gamma", "lam"):
@@ -123,7 +126,7 @@ def update(
     Minibatches are of steps, or of environments in whole sequences if the policy is recurrent, drawn on the CPU by
     `generator`. Advantages are normalised within each. advantages: (t, b); returns: (t, b), or (t, b, heads); entropy:
     (t, b), the weight of each step's entropy in place of the configuration's; auxiliary: a further loss, added in each
-    minibatch. On cuda the network runs in bfloat16.
+    minibatch.
     """
     steps, device = not policy.config.recurrent, rollout.frames.device
     count = rollout.actions.numel() if steps else rollout.actions.shape[1]
@@ -135,6 +138,7 @@ def update(
         shapes = f"{tuple(returns.shape)}, the values {tuple(rollout.values.shape)}"
         raise ValueError(f"returns are {shapes}: give one for each")
     entropy = torch.full_like(advantages, config.entropy) if entropy is None else entropy
+    half = device.type == "cuda" if config.bfloat16 is None else config.bfloat16
     sums: dict[str, Tensor] = {}
     for _ in range(config.epochs):
         for rows in torch.randperm(count, generator=generator).to(device).tensor_split(config.minibatches):
@@ -142,7 +146,7 @@ def update(
             parts = {name: _pick(x, rows, steps) for name, x in rollout._asdict().items() if name != "state"}
             batch = Rollout(state=state, **parts)
             advantage, target, bonus = (_pick(x, rows, steps) for x in (advantages, returns, entropy))
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 logits, values = policy.unroll(batch.frames, state, batch.began)
             loss, found = _losses(logits.float(), values.float(), batch, advantage, target, bonus, config)
             if auxiliary is not None:

@@ -172,17 +172,16 @@ def saved(tmp_path, recurrent: bool) -> partial:
 @pytest.mark.parametrize("recurrent", [False, True])
 @torch.no_grad()
 def test_a_policy_stacks_frames_and_forgets_with_each_life(tmp_path, recurrent, monkeypatch):
-    policy, seen = saved(tmp_path, recurrent)(greedy=True), []
+    policy, calls = saved(tmp_path, recurrent)(greedy=True), []
     step = policy.model.step
-    monkeypatch.setattr(
-        policy.model, "step", lambda frames, *rest: [seen.append(frames.clone()), step(frames, *rest)][1]
-    )
+    monkeypatch.setattr(policy.model, "step", lambda *given: [calls.append(given), step(*given)][1])
     frames = some_frames(8, 2).numpy()
     began, lost = np.zeros((8, 2), bool), np.zeros((8, 2), bool)
     began[0], lost[4, 1] = True, True
     taken = [policy.act(Observation(frames[t], began[t], lost[t], np.arange(2))) for t in range(8)]
 
-    taken, seen = np.stack(taken, 1), torch.stack(seen, 1)
+    taken, seen = np.stack(taken, 1), torch.stack([frames for frames, _, _ in calls], 1)
+    assert np.array_equal([forgets.numpy() for _, _, forgets in calls], began | lost)
 
     def same(row: int, life: slice) -> None:
         padded = np.concatenate([frames[life, row][:1]] * 3 + [frames[life, row]])

@@ -96,6 +96,7 @@ def test_wrong_settings(setting, message):
 def lived(recurrent: bool, heads: int = 1, steps: int = 6, batch: int = 8) -> tuple[ActorCritic, Rollout]:
     torch.manual_seed(0)
     policy = ActorCritic(ActorCriticConfig(recurrent, actions=4, value_heads=heads, **SMALL))
+    torch.nn.init.orthogonal_(policy.policy_head.weight, 3)  # no longer nearly uniform
     frames = torch.randint(256, (steps, batch, 4, 84, 84), dtype=torch.uint8)
     began, state = torch.rand(steps, batch) < 0.2, policy.init_state(batch).normal_()
     with torch.no_grad():
@@ -118,27 +119,31 @@ def updated(policy: ActorCritic, rollout: Rollout, config: PPOConfig = FAST, adv
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
-def test_one_step_follows_the_gradient_written_out(recurrent):
-    """A whole batch as the one minibatch: the ratio is 1, so the surrogate's gradient is the policy gradient."""
+def test_one_update_follows_the_gradient_written_out(recurrent):
+    """The whole batch as the one minibatch, acted on by a policy that was a little different."""
     policy, rollout = lived(recurrent, heads=2)
-    config = replace(FAST, epochs=1, minibatches=1, max_grad_norm=1e9, learning_rate=0.1)
+    config = replace(FAST, epochs=1, minibatches=1, max_grad_norm=1e9, learning_rate=0.1, entropy=0.1)
     advantages = torch.randn(6, 8)
     weight = (torch.rand(6, 8) < 0.7).float()
     returns = torch.randn(6, 8, 2)
-    copy, found = updated(policy, rollout._replace(weight=weight), config, advantages, returns=returns)
+    rollout = rollout._replace(weight=weight, log_probs=rollout.log_probs + 0.3 * torch.randn(6, 8))
+    copy, found = updated(policy, rollout, config, advantages, returns=returns)
     logits, values = policy.unroll(rollout.frames, rollout.state, rollout.began)
     now, chosen = Categorical(logits=logits), weight > 0
     a = advantages[chosen]
     a = (a - a.mean()) / a.std(correction=0)
     value_loss = ((values - returns) ** 2)[chosen].sum(-1).mean() / 2
-    loss = -(now.log_prob(rollout.actions)[chosen] * a).mean() + 0.5 * value_loss - 0.003 * now.entropy()[chosen].mean()
-    loss.backward()
+    ratio = (now.log_prob(rollout.actions) - rollout.log_probs).exp()[chosen]
+    clipped = (ratio > 1.2) & (a > 0) | (ratio < 0.8) & (a < 0)
+    assert 0 < clipped.sum() < len(a), "some steps are clipped: they give no gradient"
+    policy_loss = -(ratio * a)[~clipped].sum() / len(a)
+    (policy_loss + 0.5 * value_loss - 0.1 * now.entropy()[chosen].mean()).backward()
     for old, new in zip(policy.parameters(), copy.parameters(), strict=True):
         assert torch.allclose(new, old - 0.1 * old.grad, atol=1e-5)
     assert found["value_loss"] == pytest.approx(value_loss.item(), rel=1e-4)
     assert found["entropy"] == pytest.approx(now.entropy()[chosen].mean().item(), rel=1e-4)
-    assert found["approx_kl"] == pytest.approx(0, abs=1e-5)
-    assert found["clip_fraction"] == 0
+    assert found["approx_kl"] == pytest.approx((ratio - 1 - ratio.log()).mean().item(), rel=1e-4)
+    assert found["clip_fraction"] == pytest.approx(((ratio < 0.8) | (ratio > 1.2)).float().mean().item())
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
@@ -195,6 +200,16 @@ def test_an_update_repeats_with_its_generator():
     first, again = (updated(policy, rollout) for _ in range(2))
     assert first[1] == again[1]
     assert all(torch.equal(a, b) for a, b in zip(first[0].parameters(), again[0].parameters(), strict=True))
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_half_precision_is_a_coarser_update(recurrent):
+    policy, rollout = lived(recurrent)
+    full, half, again = (updated(policy, rollout, replace(FAST, bfloat16=b)) for b in (False, True, None))
+    assert full[1] == again[1], "float32 on a CPU unless asked"
+    assert full[1] != half[1]
+    assert half[1]["value_loss"] == pytest.approx(full[1]["value_loss"], rel=0.05)
+    assert all(p.dtype == torch.float32 for p in half[0].parameters())
 
 
 def test_what_an_update_refuses():
