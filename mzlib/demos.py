@@ -20,7 +20,7 @@ from tokenize import TokenError  # NumPy parses array headers with tokenize
 import ale_py
 import numpy as np
 
-from mzlib.emulator import ACTIONS, FRAMES_PER_ACTION, GAMES, Emulator, rom_md5
+from mzlib.emulator import FRAMES_PER_ACTION, GAMES, NOOP, Emulator, rom_md5
 from mzlib.runs import atomic_path, data_dir, runs_root
 from mzlib.trajectory import ACTION_COUNT, Trajectory
 
@@ -331,14 +331,11 @@ def shorten(demo: Demo, budget: int = 20_000) -> Demo:
     return tape.to_demo()
 
 
-SIMPLEST = [ACTIONS.index(name) for name in ("NOOP", "UP", "RIGHT", "LEFT", "DOWN", "FIRE", "RIGHTFIRE", "LEFTFIRE")]
-
-
 def clean(demo: Demo, emulator: Emulator | None = None) -> Demo:
-    """Replace every action by the first of SIMPLEST that leads the same way, so that one move has one name.
+    """Replace every action that changes nothing about the way by the previous one, or else by NOOP.
 
-    The way is the same if the replay keeps the RAM facts (position, room, lives, keys) and reward at every later step:
-    what stays is what a clone has to learn. emulator: see `Tape`.
+    An action is replaced if the replay then keeps the same RAM facts (position, room, lives, keys) and reward at
+    every later step: what stays is what a clone has to learn. emulator: see `Tape`.
     """
     tape = Tape(demo, emulator)
 
@@ -356,13 +353,10 @@ def clean(demo: Demo, emulator: Emulator | None = None) -> Demo:
         tape.actions[t] = action
         return True
 
-    before = None
-    while tape.actions != before:  # a button counts when it goes down: what one pass simplifies frees the next
-        before = tape.actions.copy()
-        for t in range(len(tape.actions)):
-            for action in SIMPLEST:
-                if action == tape.actions[t] or same_way(t, action):
-                    break
+    for t in range(len(tape.actions)):
+        for action in (tape.actions[t - 1] if t else NOOP, NOOP):
+            if action == tape.actions[t] or same_way(t, action):
+                break
     return tape.to_demo()
 
 
