@@ -20,6 +20,7 @@ from ale_py import ALEInterface, ALEState, LoggerMode
 
 from bench.models import models
 from bench.training import cloning
+from bench.vector import vecenv_ratio
 from mzlib import runs
 from mzlib.emulator import Emulator, rom_path
 from mzlib.go_explore import GoExploreConfig, Search
@@ -152,6 +153,7 @@ BENCHES = {
     "explore_domain": lambda seconds: explore_efficiency("domain", seconds),
     "models": models,
     "cloning": cloning,
+    "vecenv": vecenv_ratio,
 }
 
 
