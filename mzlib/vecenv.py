@@ -8,9 +8,9 @@
         for i in np.flatnonzero(envs.ended):
             envs.supply(i, Start())
 
-An episode's end and the next one's beginning are one step: `frames`, `ram` and `lives` show what the next action answers
-to, everything else tells of the step just taken and its episode. Only actions and results go through shared memory,
-which the operating system frees with the last process that uses it; a step costs one small message a worker.
+An episode's end and the next one's beginning are one step: `frames`, `ram` and `lives` show what the next action
+answers to, everything else tells of the step just taken and its episode. Actions and results go through shared memory,
+which the operating system frees with the last process that uses it; a step costs one small message a worker and half.
 """
 
 import os
@@ -31,6 +31,7 @@ from mzlib.emulator import (
     FRAMES_PER_ACTION,
     GAMES,
     RNG_MARK,
+    SCREEN_SHAPE,
     STICKING_FRAMES,
     Emulator,
 )
@@ -201,8 +202,9 @@ class VecEnv:
     def send(self, actions: np.ndarray, half: int | None = None) -> None:
         """Hand out the actions of a half (0 or 1; None: of all) and return at once. actions: (n,) integers."""
         halves = (0, 1) if half is None else (half,)
-        if any(self._sent[half] for half in halves):
-            raise RuntimeError(f"half {half}: sent already; receive it first")
+        for each in halves:
+            if self._sent[each]:
+                raise RuntimeError(f"half {each}: sent already; receive it first")
         part = slice(None) if half is None else self.halves[half]
         actions = np.asarray(actions)
         if actions.shape != self.rewards[part].shape:
@@ -210,10 +212,10 @@ class VecEnv:
         if actions.size and not 0 <= actions.min() <= actions.max() < len(ACTIONS):
             raise ValueError(f"actions from {actions.min()} to {actions.max()}: 0 to {len(ACTIONS) - 1} are known")
         self._rows["actions"][part] = actions
-        for half in halves:
-            self._sent[half] = True
+        for each in halves:
+            self._sent[each] = True
             for worker in range(len(self._connections)):
-                self._tell(worker, half)
+                self._tell(worker, each)
 
     def receive(self, half: int | None = None) -> np.ndarray:
         """Wait until the half (0 or 1; None: all) has stepped; returns its rewards, a view.
@@ -303,6 +305,7 @@ class Environment:
         self.frames, self.ram = row["frames"], row["ram"]
         self.emulator = Emulator(config.game, config.seed + i, config.sticky, config.frames_per_action)
         self.start, self.next = Start(), None
+        self.seen: np.ndarray | None = None  # the screen that the stack's last frame shows, where it is known
         self.score = self.steps = 0
         self.succeeded_at: int | None = None
         self.lives = self.emulator.lives
@@ -315,7 +318,7 @@ class Environment:
                 f"call supply({self.i}, start) whenever ended[{self.i}]"
             )
         self.start, self.next = self.next, None
-        state, emulator = self.start.state, self.emulator
+        state, emulator, self.seen = self.start.state, self.emulator, None
         if state is None:
             emulator.reset(self.start.noops)
             self.frames[:] = emulator.frame
@@ -333,8 +336,26 @@ class Environment:
         self.ram[:] = emulator.ram
 
     def _see(self) -> None:
+        """Move the stack on by `Emulator.frame`, of which only the rows that changed are computed anew.
+
+        Five rows of the screen make two of the frame. Resizing all of them takes a sixth of a step; the median change
+        is a third of the screen.
+        """
+        seen, screen = self.seen, self.emulator.screen
         self.frames[:-1] = self.frames[1:]
-        self.frames[-1] = self.emulator.frame
+        self.seen = screen
+        if seen is None:
+            self.frames[-1] = self.emulator.frame
+            return
+        changed = (screen != seen).tobytes()  # searched as bytes: after NumPy's argmax the emulator runs 15 % slower
+        first, last = changed.find(1), changed.rfind(1)
+        if first < 0:
+            return
+        pixels = 5 * SCREEN_SHAPE[1]
+        above, below = first // pixels, last // pixels + 1
+        band = screen[5 * above : 5 * below]
+        size = (FRAME_SIZE, 2 * (below - above))
+        self.frames[-1, 2 * above : 2 * below] = cv2.resize(band, size, interpolation=cv2.INTER_AREA)
 
     def step(self) -> None:
         """Take the action that is in shared memory and write there what came of it."""
@@ -389,6 +410,7 @@ class Environment:
     def load(self, saved: dict) -> None:
         """Return to what `save` gave."""
         self.emulator.load_state(saved["state"])
+        self.seen = None
         (row,) = np.frombuffer(saved["row"], ROW)
         for name in ROW.names:
             self.row[name] = row[name]
