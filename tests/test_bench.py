@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from bench import speed
+from bench import speed, vector
 from bench.durability import drill
 from bench.models import plain_forward, plain_scan, plain_unroll, recomputed_logits, unbound_scan
 from bench.speed import main
@@ -68,6 +68,17 @@ def test_the_headline_efficiency_is_that_of_downscaled_cells(tmp_path, monkeypat
     main(["--seconds", "0.1", "--only", "explore_downscaled"])
     results = json.loads((tmp_path / "bench.json").read_text())["results"]
     assert results["explore_efficiency"] == results["explore_efficiency_downscaled"]
+
+
+def test_vector_environments_are_compared(tmp_path, monkeypatch):
+    monkeypatch.setenv("MZ_RUNS", str(tmp_path))
+    monkeypatch.setattr(vector, "ROUNDS", 2)
+    monkeypatch.setattr(vector, "COUNT", 6)
+    main(["--seconds", "0.4", "--only", "vecenv"])
+    results = json.loads((tmp_path / "bench.json").read_text())["results"]
+    assert len(results["vecenv_ratio"]["rounds"]) == 2
+    assert results["vecenv_ratio"]["reference"].startswith("AtariVectorEnv, 6 environments")
+    assert all(result["value"] > 0 for result in results.values())
 
 
 def test_a_kill_leaves_no_trace(capsys):
