@@ -199,6 +199,8 @@ def test_saved_and_loaded_goes_on_as_if_never_stopped():
     saved = torch.load(io.BytesIO(kept.getvalue()), weights_only=True)
     with VecEnv(VecEnvConfig(**{**vars(SMALL), "workers": 1, "seed": 99})) as envs:
         driver = Driver(envs)
+        for _ in range(20):
+            driver.step()
         envs.load(saved)
         driver.episodes, driver.taken = episodes, 45
         assert envs.supplied.all()
