@@ -21,8 +21,8 @@ def seconds_of(call) -> float:
 
 
 def cloning(seconds: float) -> dict[str, dict]:
-    """`loader_headroom` (windows/s loaded over windows/s trained) and `bc_flops_utilisation` (model FLOP/s over those of
-    a large matrix product), the median of rounds in turn; the `full` profile's backbone and batches."""
+    """`loader_headroom` (windows/s loaded over windows/s trained) and `bc_flops_utilisation` (model FLOP/s over those
+    of a large matrix product), the median of rounds in turn; the `full` profile's backbone and batches."""
     config = settings(demo_limit=DEMOS, held_out=0.2)
     _, training, _ = bc.data(config, "full")
     backbone = MontezumaVLM(config.backbone)
