@@ -4,6 +4,7 @@ first_key    steps until a search with 11x8x9 cells first holds the key: 10 seed
 five_million score after 5 M steps with domain cells: 3 seeds, each verified by replay
 pinpad       the grid world of notebook 00: switch, codes and internal RL, three seeds
 cloning      the backbone of notebook 02 in four variants: held-out steps, acting from reset, free runs, probes
+robustify    ten demos of the first key robustified under sticky actions, played from reset: 3 seeds, 200 episodes each
 open_loop    the best demo's actions played from reset under sticky actions and no-ops, 100 episodes
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import cloning as bench_cloning
+from bench import robustify as bench_robustify
 from bench.pinpad import BASELINES, OWN, RAW, RAW_LEARNING_RATE, everything, finals
 from mzlib import demos, runs
 from mzlib.evaluate import EvaluationProtocol, OpenLoop, bootstrap_interval, evaluate, select_demo
@@ -217,8 +219,32 @@ def cloning(workers: int) -> list[dict]:
     return results
 
 
+def robustify(workers: int) -> list[dict]:
+    """Policies from demos, three seeds, each trained with all cores, then played from reset."""
+    since, folders, results = time.perf_counter(), {}, []
+    for agent, changes in bench_robustify.AGENTS.items():
+        folders[agent] = {seed: bench_robustify.train(changes, seed, workers) for seed in bench_robustify.SEEDS}
+        games = {seed: bench_robustify.played(folder, workers) for seed, folder in folders[agent].items()}
+        finals = [bench_robustify.final(folder) for folder in folders[agent].values()]
+        steps, seconds = (sum(final[cost] for final in finals) for cost in ("steps", "wall_s"))
+        trained = f"policy after {finals[0]['steps']:,} steps on {finals[0]['demos']} demos"
+        wanted = (
+            ("key in the first life", "first_life_key_rate", ""),
+            ("key in the whole game", "first_key_rate", ""),
+            ("first-life score (mean)", "first_life_mean", "points"),
+            ("whole-game score (mean)", "mean", "points"),
+        )
+        for label, key, unit in wanted:
+            protocol = {"experiment": "robustify", "what": trained} | games[0]["protocol"]
+            values = {seed: game[key] for seed, game in games.items()}
+            name = f"Robustified, {agent}: {label}"
+            results.append(record(name, values, unit, protocol, steps, since, wall_s=seconds))
+    bench_robustify.write_curve(folders)
+    return results
+
+
 EXPERIMENTS = {"first_key": first_key, "five_million": five_million, "open_loop": open_loop}
-EXPERIMENTS |= {"pinpad": pinpad, "cloning": cloning}
+EXPERIMENTS |= {"pinpad": pinpad, "cloning": cloning, "robustify": robustify}
 
 
 def main() -> None:

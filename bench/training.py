@@ -2,22 +2,17 @@
 
 import statistics
 import time
+from functools import partial
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.cloning import settings
+from bench.models import seconds_of
 from mzlib import bc
 from mzlib.backbone import MontezumaVLM
 
 DEMOS, ROUNDS, SQUARE = 40, 5, 2_048
-
-
-def seconds_of(call) -> float:
-    """How long one call takes."""
-    since = time.perf_counter()
-    call()
-    return time.perf_counter() - since
 
 
 def cloning(seconds: float) -> dict[str, dict]:
@@ -35,8 +30,8 @@ def cloning(seconds: float) -> dict[str, dict]:
     end = time.perf_counter() + seconds
     while len(headroom) < ROUNDS or time.perf_counter() < end:
         step += 1
-        loading = seconds_of(lambda: [training.batch(take.rows(s)) for s in range(step, step + 5)]) / 5
-        trained = seconds_of(lambda: take(step))
+        loading = seconds_of(partial(training.batch, take.rows(step)))
+        trained = seconds_of(partial(take, step))
         peak = product / min(seconds_of(lambda: torch.mm(square, square)) for _ in range(3))
         headroom.append(trained / loading)
         share.append(flops / trained / peak)

@@ -1,7 +1,7 @@
-"""Watch or evaluate an agent: `python -m mzlib.play --demo best --render out.mp4`, `… --backbone shipped`.
+"""Watch or evaluate an agent: `python -m mzlib.play --demo best --render out.mp4`, `… --policy shipped`.
 
-A backbone plays from reset under the protocol of `mzlib.evaluate`. A demo is replayed as it was recorded; with
---episodes its actions are played open loop from reset instead.
+A policy or a backbone plays from reset under the protocol of `mzlib.evaluate`. A demo is replayed as it was recorded;
+with --episodes its actions are played open loop from reset instead.
 """
 
 import argparse
@@ -18,9 +18,11 @@ from mzlib import demos
 from mzlib.bc import ClonePolicy
 from mzlib.demos import Demo
 from mzlib.evaluate import Episode, EvaluationProtocol, OpenLoop, Policy, evaluate, summarise, watch
+from mzlib.policies import ActorCriticPolicy
 from mzlib.runs import data_dir
 from mzlib.viz.clips import render_steps, write_mp4
 
+AGENTS = {"backbone": ClonePolicy, "policy": ActorCriticPolicy}
 SHOWN = ("episodes", "mean", "median", "iqm", "first_life_mean", "first_key_rate", "rooms_max", "steps_per_s")
 
 
@@ -69,12 +71,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--backbone", metavar="shipped|FILE", help="a clone to play: data/weights' own, or a .safetensors file"
     )
-    parser.add_argument("--deterministic", action="store_true", help="the backbone's likeliest action, not a draw")
+    parser.add_argument("--policy", metavar="shipped|FILE", help="a robustified policy to play: likewise")
+    parser.add_argument("--deterministic", action="store_true", help="the agent's likeliest action, not a draw")
     parser.add_argument("--demo", default="best", metavar="best|FILE[#N]", help="whose actions to play (default: best)")
     parser.add_argument(
         "--render", type=Path, metavar="OUT.mp4", help="write a clip of the replay, or of the first episode"
     )
-    parser.add_argument("--episodes", type=int, help="play so many episodes from reset (a backbone: 20)")
+    parser.add_argument("--episodes", type=int, help="play so many episodes from reset (an agent: 20)")
     parser.add_argument("--seed", type=int, help=f"the first episode's (default: {EvaluationProtocol.first_seed})")
     parser.add_argument("--max-steps", type=int, help="cut every episode after so many steps")
     parser.add_argument("--sticky", type=float, help=f"of the episodes (default: {EvaluationProtocol.sticky})")
@@ -90,14 +93,17 @@ def play(given: argparse.Namespace) -> dict:
             raise ValueError(f"--{name.replace('_', '-')} {value}: at least 1 is needed")
     if given.render is not None and given.render.suffix != ".mp4":
         raise ValueError(f"--render {given.render}: a name ending in .mp4 is needed")
-    if given.backbone is not None:
-        weights = data_dir("weights", "backbone.safetensors") if given.backbone == "shipped" else Path(given.backbone)
-        make_policy = partial(ClonePolicy, weights, greedy=given.deterministic)
-        make_policy()  # a missing or damaged file is told here, not by a worker
-        protocol = EvaluationProtocol(episodes=given.episodes or 20)
-        return from_reset(make_policy, given, protocol) | {"backbone": weights.name}
+    if given.backbone and given.policy:
+        raise ValueError("--backbone, --policy: one agent plays; give one of them")
+    for kind, policy_class in AGENTS.items():
+        if (named := getattr(given, kind)) is not None:
+            weights = data_dir("weights", f"{kind}.safetensors") if named == "shipped" else Path(named)
+            make_policy = partial(policy_class, weights, greedy=given.deterministic)
+            make_policy()  # a missing or damaged file is told here, not by a worker
+            protocol = EvaluationProtocol(episodes=given.episodes or 20)
+            return from_reset(make_policy, given, protocol) | {kind: weights.name}
     if given.deterministic:
-        raise ValueError("--deterministic: a demo has nothing to draw; give --backbone too")
+        raise ValueError("--deterministic: a demo has nothing to draw; give --policy or --backbone")
     demo = find_demo(given.demo)
     if given.episodes is None:
         for name in ("seed", "sticky", "workers"):
@@ -131,7 +137,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     for name in SHOWN:
         print(f"{name:>16}  {summary[name]:,.6g}")
-    who = "backbone" if "backbone" in summary else "demo"
+    who = next(kind for kind in (*AGENTS, "demo") if kind in summary)
     print(f"{who:>16}  {summary[who]}")
     print(f"{'protocol':>16}  " + ", ".join(f"{key} {value}" for key, value in summary["protocol"].items()))
     if given.render is not None:

@@ -1,0 +1,55 @@
+"""Notebook 06's results: policies robustified from the shipped demos, played from reset on evaluation seeds."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+from mzlib import robustify, runs
+from mzlib.evaluate import EvaluationProtocol, evaluate
+from mzlib.policies import ActorCriticPolicy
+from mzlib.robustify import RobustifyConfig
+from mzlib.runs import Run
+
+SEEDS = (0, 1, 2)
+EPISODES = 200
+FIRST_KEY = "first key"
+AGENTS = {FIRST_KEY: {}}
+DEMOS = 10  # columns of the curve
+
+
+def train(changes: dict, seed: int, workers: int) -> Path:
+    """One robustification in the `full` profile, or what there is of it; its run folder."""
+    profile = runs.load_profile("full", "06_robustify") | {"device": "cpu", "episodes": 0, "workers": workers}
+    config = runs.config_from(RobustifyConfig, profile | {"seed": seed} | changes)
+    with Run.open("06_robustify", "full", config) as run:
+        robustify.run(config, run)
+        return run.folder
+
+
+def played(folder: Path, workers: int) -> dict:
+    """The policy from reset on evaluation seeds, whole games."""
+    policy = partial(ActorCriticPolicy, folder / "policy.safetensors")
+    return evaluate(policy, EvaluationProtocol(episodes=EPISODES), workers)
+
+
+def final(folder: Path) -> dict:
+    """A run's final.json."""
+    return json.loads((folder / "final.json").read_text())
+
+
+def write_curve(folders: dict[str, dict[int, Path]]) -> None:
+    """Success and earliest starts against steps, and the first seed's first-key policy as shipped weights."""
+    rows = []
+    for agent, seeds in folders.items():
+        for seed, folder in seeds.items():
+            for row in runs.read_metrics(folder / "metrics.jsonl"):
+                resets = row["resets"]
+                kept = {"agent": agent, "seed": seed, "step": row["environment_steps"], "success": row["success"]}
+                kept["reset_success"] = row["reset_succeeded"] / resets if resets else ""
+                earliest = [*row["earliest"], *[""] * DEMOS][:DEMOS]
+                rows.append(kept | {f"earliest_{demo}": step for demo, step in enumerate(earliest)})
+    runs.write_curve("robustify", rows)
+    folder = folders[FIRST_KEY][SEEDS[0]]
+    for suffix in (".safetensors", ".json"):
+        shutil.copy(folder / f"policy{suffix}", runs.data_dir("weights", f"policy{suffix}"))
