@@ -203,10 +203,13 @@ def test_a_cell_function_of_ones_own(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"cells": "none"}, "cells='none'.*use downscaled, domain or 'module:function'"),
+        ({"cells": "none"}, "cells='none'.*use downscaled, dynamic, domain or 'module:function'"),
         ({"cells": "numpy:nothing"}, "cells='numpy:nothing'"),
         ({"game": "pitfall"}, "cells='domain'"),
         ({"game": "pong"}, "game='pong'"),
+        ({"selection": "newest"}, "selection='newest': use one of seen, 2019, domain"),
+        ({"selection": "domain", "cells": "downscaled"}, "selection='domain': it weighs domain cells"),
+        ({"recompute_every": 0}, "recompute_every=0"),
         ({"batch": 0}, "batch=0"),
         ({"repeat_probability": 1.0}, "repeat_probability=1.0"),
         ({"seed": -1}, "seed=-1"),

@@ -7,9 +7,10 @@
 Ecoffet et al. 2021, *First return, then explore* (arXiv:2004.12919), and 2019 (arXiv:1901.10995).
 """
 
-from mzlib.go_explore.archive import Archive, Best, Candidate, Episode, Node, Pick
+from mzlib.go_explore.archive import Archive, Best, Candidate, Episode, Pick
 from mzlib.go_explore.cells import cell_function, domain, downscaled
-from mzlib.go_explore.search import GoExploreConfig, Search, load_archive, open_search, room_states, run
+from mzlib.go_explore.log import Node
+from mzlib.go_explore.search import GoExploreConfig, Search, demo_of, load_archive, open_search, room_states, run
 from mzlib.go_explore.workers import Explorer, Task, Workers
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Task",
     "Workers",
     "cell_function",
+    "demo_of",
     "domain",
     "downscaled",
     "load_archive",

@@ -64,12 +64,12 @@ def domain(emulator: Emulator) -> bytes | None:
     return bytes((facts.level, facts.keys, facts.room, facts.x // 16, facts.y // 16))
 
 
-NAMED = {"downscaled": downscaled, "domain": domain}
+NAMED = {"downscaled": downscaled, "dynamic": downscaled, "domain": domain}  # dynamic: its first cut
 
 
 def cell_function(name: str) -> CellFunction:
-    """The cell function called `name`: downscaled, domain, or "module:function" for your own; ValueError if there is
-    none."""
+    """The cell function called `name`: downscaled, dynamic, domain, or "module:function" for your own; ValueError if
+    there is none."""
     if name in NAMED:
         return NAMED[name]
     module, _, function = name.partition(":")

@@ -15,11 +15,16 @@ import numpy as np
 from mzlib import demos
 from mzlib.demos import Demo
 from mzlib.emulator import GAMES
-from mzlib.go_explore.archive import Archive, Best, Node, Pick, pack_blobs, unpack_blobs
+from mzlib.go_explore.archive import Archive, Best, Pick
 from mzlib.go_explore.cells import cell_function
+from mzlib.go_explore.dynamic import Recutting, rekeyed
+from mzlib.go_explore.log import DamagedChunk, Node, pack_blobs, unpack_blobs
+from mzlib.go_explore.selection import RULES
 from mzlib.go_explore.workers import Explorer, Task, Workers
-from mzlib.runs import Run, atomic_path, progress, stop_button
+from mzlib.runs import Run, atomic_path, progress, runs_root, stop_button
+from mzlib.runs.profiles import settings_of
 
+LOG = "log"  # folder beside the checkpoint
 BROKEN = (zipfile.BadZipFile, zlib.error, TokenError)  # what NumPy lets through from a damaged file
 
 
@@ -29,6 +34,8 @@ def readable(path: Path):
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             yield arrays
+    except DamagedChunk:
+        raise
     except (OSError, LookupError, EOFError, TypeError, ValueError, RuntimeError, *BROKEN) as error:
         raise ValueError(f"{path.name}: not a readable checkpoint ({error}); remove it to begin anew") from error
 
@@ -38,7 +45,9 @@ class GoExploreConfig:
     """Settings of one search; defaults as in Ecoffet et al. 2021 (Methods) but for the batch, which is 100 there."""
 
     game: str = "montezuma_revenge"
-    cells: str = "domain"  # downscaled, domain, or "module:function" for a cell function of your own
+    cells: str = "domain"  # downscaled, dynamic, domain, or "module:function" for a cell function of your own
+    selection: str = "seen"  # the rule by which cells are picked: seen, 2019, domain
+    recompute_every: int = 10_000_000  # steps between two cuts of dynamic cells
     total_steps: int = 200_000  # of exploration: 4 emulator frames each
     seed: int = 0
     explore_steps: int = 100  # from each pick
@@ -51,6 +60,9 @@ class GoExploreConfig:
         int, ...
     ] = ()  # actions taken before the search begins, such as a demo's: the search goes on from there
     checkpoint_every: int = 250_000  # steps
+    resume: str = field(
+        default="", metadata={"free": True}
+    )  # another run's folder (below the runs' root, or absolute) whose search a new run goes on with
     workers: int = field(
         default=0, metadata={"free": True}
     )  # processes; 0: one a core. The result doesn't depend on it.
@@ -61,7 +73,11 @@ class GoExploreConfig:
         if self.cells == "domain" and self.game != "montezuma_revenge":
             raise ValueError(f"cells='domain': known for montezuma_revenge only, not {self.game}; use downscaled")
         cell_function(self.cells)
-        for name in ("total_steps", "explore_steps", "batch", "checkpoint_every"):
+        if self.selection not in RULES:
+            raise ValueError(f"selection={self.selection!r}: use one of {', '.join(RULES)}")
+        if self.selection == "domain" and self.cells != "domain":
+            raise ValueError(f"selection='domain': it weighs domain cells, not cells={self.cells!r}; use seen or 2019")
+        for name in ("total_steps", "explore_steps", "batch", "checkpoint_every", "recompute_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: at least 1 is needed")
         for name in ("repeat_probability", "sticky"):
@@ -83,7 +99,8 @@ class Search:
         self.config = config
         self.workers = workers or Workers(config, config.workers)
         start = self.workers.explorer.start()
-        self.archive = archive or Archive(start)
+        self.archive = archive or Archive(start, config.selection)
+        self.recutting = Recutting(config.seed, config.recompute_every) if config.cells == "dynamic" else None
         self.rng = np.random.default_rng((config.seed, 2**32))
         self.batches: deque[list[Task]] = deque()
         self.drawn = 0  # episodes so far
@@ -95,47 +112,52 @@ class Search:
         self.workers.__exit__(*details)
 
     def advance(self) -> None:
-        """Draw and hand out what is missing of two batches, then take in the older."""
+        """Draw and hand out what is missing of two batches, then take in the older; cut dynamic cells anew when due."""
         while len(self.batches) < 2:
             picks = self.archive.select(self.rng, self.config.batch)
             batch = [Task(self.drawn + i, pick) for i, pick in enumerate(picks)]
             self.drawn += len(batch)
             self._hand_out(batch)
+        self._take_in()
+        if self.recutting and self.recutting.due(self.archive.steps, len(self.archive)):
+            while self.batches:  # what is under way has the old cells
+                self._take_in()
+            self._recut()
+
+    def _take_in(self) -> None:
         batch = self.batches.popleft()
         changed = set()
         for task, episode in zip(batch, self.workers.take(range(batch[0].number, batch[-1].number + 1)), strict=True):
             changed.update(self.archive.merge(task.pick, episode))
+            if episode.sample:
+                self.recutting.recent.append(episode.sample)
         self.workers.tell({self.archive.keys[cell]: self.archive.standing(cell) for cell in changed})
+
+    def _recut(self) -> None:
+        """Choose a new cut from recent screens and give every cell the key that its screen has under it."""
+        cut = self.recutting.choose()
+        self.archive.rekey(rekeyed(self.archive.screens, cut))
+        self.recutting.chosen(self.archive.steps, len(self.archive))
+        self.workers.recut(cut)
+        self._tell_all()
+
+    def _tell_all(self) -> None:
+        self.workers.tell({key: self.archive.standing(cell) for cell, key in enumerate(self.archive.keys)})
 
     def _hand_out(self, batch: list[Task]) -> None:
         self.batches.append(batch)
         self.workers.give(batch)
 
     def demo(self, best: Best | None = None) -> Demo:
-        """The best way found (or the given one) as a demo, its rewards taken from a replay.
-
-        Raises RuntimeError if the replay's score is another than the archive's: a score counts only if one
-        playthrough makes it.
-        """
-        best = best or self.archive.best()
-        config = self.config
-        demo = demos.from_actions(
-            np.append(np.array(config.prefix, np.uint8), self.archive.way(best.node)),
-            game=config.game,
-            seed=config.seed,
-            noops=config.noops,
-            sticky=config.sticky,
-            source=f"search of seed {config.seed}",
-        )
-        if demo.score != best.score or len(demo) != best.length:
-            raise RuntimeError(
-                f"{demo.source}: the archive says {best.score} points in {best.length} actions, "
-                f"the replay {demo.score} in {len(demo)}; this is a fault of the search, please report it"
-            )
-        return demo
+        """The best way found (or the given one) as a demo; see `demo_of`."""
+        return demo_of(self.config, self.archive, best)
 
     def save(self, path: Path) -> None:
-        """Write all that `load` needs, in one step."""
+        """Write all that `load` needs: full chunks of the log to the folder `log` beside, then `path` in one step.
+
+        A checkpoint names the chunks that it needs; one that no checkpoint names yet is written again after a kill.
+        """
+        self.archive.log.write(path.parent / LOG)
         waiting = [task for batch in self.batches for task in batch]
         picks = [(t.number, t.pick.cell, t.pick.score, t.pick.length, *t.pick.node) for t in waiting]
         with atomic_path(path) as temporary:
@@ -147,13 +169,14 @@ class Search:
                 batch_sizes=np.array([len(batch) for batch in self.batches], np.int64),
                 drawn=self.drawn,
                 rng=np.array(json.dumps(self.rng.bit_generator.state)),
+                **(self.recutting.to_arrays() if self.recutting else {}),
             )
 
     @classmethod
     def load(cls, path: Path, config: GoExploreConfig) -> "Search":
-        """The search that `save` wrote, its waiting picks handed out again; ValueError naming a file that isn't one."""
+        """The search that `save` wrote, its waiting picks handed out again; ValueError naming a damaged file."""
         with readable(path) as arrays:
-            archive = Archive.from_arrays(arrays)
+            archive = Archive.from_arrays(arrays, path.parent / LOG)
             states = unpack_blobs("pick_states", arrays)
             tasks = deque(
                 Task(number, Pick(cell, score, length, Node(*node), state))
@@ -161,13 +184,41 @@ class Search:
             )
             drawn, sizes = int(arrays["drawn"]), arrays["batch_sizes"].tolist()
             generator = json.loads(str(arrays["rng"]))
+            recutting = Recutting(config.seed, config.recompute_every) if config.cells == "dynamic" else None
+            if recutting:
+                recutting.restore(arrays)
         search = cls(config, archive)
         search.drawn, search.rng.bit_generator.state = drawn, generator
-        standings = {key: archive.standing(cell) for cell, key in enumerate(archive.keys)}
-        search.workers.tell(standings)
+        if recutting:
+            search.recutting = recutting
+            search.workers.recut(recutting.cut)
+        search._tell_all()
         for size in sizes:
             search._hand_out([tasks.popleft() for _ in range(size)])
         return search
+
+
+def demo_of(config: GoExploreConfig, archive: Archive, best: Best | None = None) -> Demo:
+    """The best way in an archive (or the given one) as a demo, its rewards taken from a replay.
+
+    Raises RuntimeError if the replay's score is another than the archive's: a score counts only if one playthrough
+    makes it.
+    """
+    best = best or archive.best()
+    demo = demos.from_actions(
+        np.append(np.array(config.prefix, np.uint8), archive.way(best.node)),
+        game=config.game,
+        seed=config.seed,
+        noops=config.noops,
+        sticky=config.sticky,
+        source=f"search of seed {config.seed}",
+    )
+    if demo.score != best.score or len(demo) != best.length:
+        raise RuntimeError(
+            f"{demo.source}: the archive says {best.score} points in {best.length} actions, "
+            f"the replay {demo.score} in {len(demo)}; this is a fault of the search, please report it"
+        )
+    return demo
 
 
 def load_archive(run: Run) -> Archive:
@@ -177,7 +228,7 @@ def load_archive(run: Run) -> Archive:
     if not path.exists():
         raise FileNotFoundError(f"{path.name}: this run has no checkpoint yet; run the search first")
     with readable(path) as arrays:
-        return Archive.from_arrays(arrays)
+        return Archive.from_arrays(arrays, path.parent / LOG)
 
 
 def room_states(config: GoExploreConfig, archive: Archive) -> dict[int, bytes]:
@@ -189,11 +240,34 @@ def room_states(config: GoExploreConfig, archive: Archive) -> dict[int, bytes]:
 
 
 def open_search(config: GoExploreConfig, run: Run) -> Search:
-    """The search of a run folder as its latest checkpoint left it, or a new one."""
+    """The search of a run folder as its latest checkpoint left it, or that of the run to `resume`, or a new one.
+
+    Errors: FileNotFoundError if the run to resume has no checkpoint, ValueError if it searched with another setting.
+    """
+    for left in run.checkpoints.rglob(".*.tmp.npz"):  # by a kill in mid-checkpoint
+        left.unlink()
     path = run.checkpoints / "latest.npz"
+    if not path.exists() and config.resume:
+        path = checkpoint_to_resume(config)
     search = Search.load(path, config) if path.exists() else Search(config)
     run.truncate_metrics(search.archive.steps)
     return search
+
+
+def checkpoint_to_resume(config: GoExploreConfig) -> Path:
+    """The checkpoint of the run that `config.resume` names, if its search is the one of `config`."""
+    folder = runs_root() / config.resume
+    path = folder / "checkpoints" / "latest.npz"
+    if not path.exists():
+        raise FileNotFoundError(f"resume={config.resume!r}: no checkpoint in that folder; give one that holds a search")
+    then = json.loads((folder / "config.json").read_text())["settings"]
+    now, _, free = settings_of(config)
+    for name in sorted(now.keys() - free - {"total_steps", "checkpoint_every"}):
+        if then.get(name) != now[name]:
+            raise ValueError(
+                f"resume={config.resume!r}: that search has {name}={then.get(name)!r}, not {now[name]!r}; set {name} so"
+            )
+    return path
 
 
 def run(config: GoExploreConfig, run: Run) -> dict:
@@ -245,5 +319,6 @@ def run(config: GoExploreConfig, run: Run) -> dict:
             "prefix_actions": len(config.prefix),
             "frames_per_action": demo.frames_per_action,
             "cells": config.cells,
+            "selection": config.selection,
         },
     )

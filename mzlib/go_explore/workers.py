@@ -6,6 +6,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from typing import NamedTuple
@@ -15,7 +16,8 @@ import numpy as np
 
 from mzlib.emulator import Emulator
 from mzlib.go_explore.archive import Candidate, Episode, Pick
-from mzlib.go_explore.cells import cell_function
+from mzlib.go_explore.cells import cell_function, downscaled
+from mzlib.go_explore.dynamic import Cut, pack_screen
 
 Standing = tuple[int, int]  # (score, -length)
 
@@ -37,6 +39,7 @@ class Explorer:
     def __init__(self, config):
         self.config = config
         self.cell_of = cell_function(config.cells)
+        self.dynamic = config.cells == "dynamic"
         self.emulator = Emulator(config.game, config.seed, config.sticky)
         self.emulator.wait(config.noops)
         self.first_score = sum(self.emulator.step(action) for action in config.prefix)
@@ -45,8 +48,17 @@ class Explorer:
 
     def start(self) -> Candidate:
         """The way to where the search begins: no action but the configuration's prefix."""
-        key = self.cell_of(self.emulator)
-        return Candidate(key, self.first_score, len(self.config.prefix), self.place(), self.pack(self.first_state))
+        key, state, length = self.cell_of(self.emulator), self.pack(self.first_state), len(self.config.prefix)
+        return Candidate(key, self.first_score, length, self.place(), state, self.screen())
+
+    def recut(self, cut: Cut) -> None:
+        """Cut screens into cells by `cut` from now on; what was known of the old cells is forgotten."""
+        self.cell_of = partial(downscaled, **cut._asdict())
+        self.known.clear()
+
+    def screen(self) -> bytes:
+        """The screen, packed, where cells are cut anew; else nothing."""
+        return pack_screen(self.emulator.screen) if self.dynamic else b""
 
     def place(self) -> tuple[int, int, int]:
         """(room, x, y) from RAM for Montezuma, zeros for other games; for drawing only."""
@@ -72,7 +84,9 @@ class Explorer:
         what the archive had is not worth a state. What the archive accepts doesn't depend on it.
         """
         config, emulator, known = self.config, self.emulator, self.known
-        actions = random_actions(np.random.default_rng((config.seed, task.number)), config)
+        rng = np.random.default_rng((config.seed, task.number))
+        actions = random_actions(rng, config)
+        sampled, sample = rng.integers(1, config.explore_steps + 1) if self.dynamic else 0, b""
         emulator.load_state(self.unpack(task.pick.state))
         lives = emulator.lives
         score, length = task.pick.score, task.pick.length
@@ -85,6 +99,8 @@ class Explorer:
             if ended:
                 done = (score, offset)
                 break
+            if offset == sampled:
+                sample = self.screen()
             if cell is None:
                 continue
             visited.add(cell)
@@ -92,8 +108,8 @@ class Explorer:
             if cell not in known or standing > known[cell]:
                 known[cell] = standing
                 state = emulator.save_state(include_rng=config.sticky > 0)
-                candidates.append(Candidate(cell, score, offset, self.place(), self.pack(state)))
-        return Episode(offset, actions[:offset].tobytes(), tuple(sorted(visited)), tuple(candidates), done)
+                candidates.append(Candidate(cell, score, offset, self.place(), self.pack(state), self.screen()))
+        return Episode(offset, actions[:offset].tobytes(), tuple(sorted(visited)), tuple(candidates), done, sample)
 
 
 def random_actions(rng: np.random.Generator, config) -> np.ndarray:
@@ -119,7 +135,7 @@ class Workers:
         self.explorer = Explorer(config)
         self.tasks: deque[Task] = deque()
         self.finished: dict[int, Episode] = {}
-        self.connections, self.processes, self.held, self.news = [], [], [], []
+        self.connections, self.processes, self.held, self.news, self.cuts = [], [], [], [], []
         if self.count == 1:
             return
         context = get_context("spawn")
@@ -133,6 +149,7 @@ class Workers:
             self.processes.append(process)
             self.held.append(0)
             self.news.append({})
+            self.cuts.append(None)
 
     def __enter__(self) -> "Workers":
         return self
@@ -147,9 +164,16 @@ class Workers:
 
     def tell(self, standings: dict[bytes, Standing]) -> None:
         """Let all workers know the archive's standings, which spares them ways that would not be accepted."""
-        self.explorer.known |= standings
+        if not self.connections:
+            self.explorer.known |= standings
         for news in self.news:
             news |= standings
+
+    def recut(self, cut: Cut) -> None:
+        """Let all workers cut screens by `cut` from the next task on; no task may be under way."""
+        self.explorer.recut(cut)
+        for worker in range(len(self.connections)):
+            self.cuts[worker], self.news[worker] = cut, {}
 
     def give(self, tasks: list[Task]) -> None:
         """Add tasks to be explored."""
@@ -183,10 +207,10 @@ class Workers:
         while self.tasks and self.held[worker] < self.AHEAD:
             chunk = [self.tasks.popleft() for _ in range(min(self.CHUNK, len(self.tasks)))]
             try:
-                self.connections[worker].send((self.news[worker], chunk))
+                self.connections[worker].send((self.cuts[worker], self.news[worker], chunk))
             except OSError as error:
                 raise self._death(worker) from error
-            self.news[worker] = {}
+            self.cuts[worker], self.news[worker] = None, {}
             self.held[worker] += 1
 
     def _death(self, worker: int) -> RuntimeError:
@@ -218,7 +242,9 @@ def serve(connection, config) -> None:
     explorer = Explorer(config)
     try:
         while True:
-            news, tasks = connection.recv()
+            cut, news, tasks = connection.recv()
+            if cut is not None:
+                explorer.recut(cut)
             explorer.known |= news
             connection.send({task.number: explorer.explore(task) for task in tasks})
     except (EOFError, ConnectionResetError, BrokenPipeError):
