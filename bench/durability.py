@@ -1,9 +1,11 @@
 """A search killed again and again, checked after each kill: `python -m bench.durability` writes
 data/results/go_explore_durability.json.
 
-Nothing is written unless after each kill -9 of the main process the explorers end by themselves, the checkpoint loads,
-it holds the score that the search never killed had at that step, its best way replays to that score, and no more was
-lost than is searched between two checkpoints; and the final archive equals that of the search never killed.
+The kills take turns: kill -9 of the main process at a random moment, of an explorer, and of the main process while it
+writes a checkpoint. Nothing is written unless after each all processes end by themselves, the checkpoint loads, it
+holds the score that the search never killed had at that step, its best way replays to that score, and no more was lost
+than is searched between two checkpoints; and in the end the archive equals that of the search never killed, and the
+ways to its DONE cell and its best cells replay to their scores.
 """
 
 import argparse
@@ -20,10 +22,12 @@ from pathlib import Path
 import numpy as np
 
 from mzlib import runs
-from mzlib.go_explore import GoExploreConfig, Search
+from mzlib.go_explore import Archive, Best, GoExploreConfig, Search, demo_of
 from mzlib.runs.folders import read_metrics
 
 PATIENCE = 20  # seconds that orphaned explorers have to notice
+KINDS = ("main process", "explorer", "main process, writing a checkpoint")
+TOP = 100  # cells whose ways are replayed in the end
 
 
 class Stage:
@@ -63,25 +67,43 @@ class Stage:
     def last_words(self) -> str:
         return (self.log.read_text().strip().splitlines() or ["(nothing)"])[-1]
 
-    def kill(self, delay: float) -> tuple[int, float]:
-        """kill -9 the main process alone after `delay` seconds; (others in its group, seconds until all were gone)."""
+    def kill(self, delay: float, kind: str = KINDS[0]) -> tuple[int, float]:
+        """kill -9 one process after `delay` seconds; (others in its group, seconds until all were gone).
+
+        kind: of KINDS. A checkpoint is waited for from then on; with a single worker there is no explorer to kill, and
+        the main process is taken.
+        """
         try:
             self.process.wait(timeout=delay)
         except subprocess.TimeoutExpired:
-            others = len(self.members()) - 1
-            self.process.kill()
-            self.process.wait()
+            pass
         else:
             raise RuntimeError(
                 f"the search ended before its kill, with {self.process.returncode}: {self.last_words()}; "
                 "if it was finished, give it more --steps"
             )
+        others = len(self.members()) - 1
+        explorers = self.explorers() if kind == KINDS[1] else []
+        while kind == KINDS[2] and not self.half_written() and self.process.poll() is None:
+            time.sleep(0.0005)
+        os.kill(explorers[0] if explorers else self.process.pid, signal.SIGKILL)
         since = time.perf_counter()
         while left := self.members():
             if time.perf_counter() > since + PATIENCE:
                 raise RuntimeError(f"{len(left)} processes outlived the killed search by {PATIENCE} s")
             time.sleep(0.05)
+        self.process.wait()
         return others, time.perf_counter() - since
+
+    def half_written(self) -> list[Path]:
+        """Files of a checkpoint that is being written, or was when the search was killed."""
+        return list(self.checkpoint.parent.rglob(".*.tmp.npz"))
+
+    def explorers(self) -> list[int]:
+        """The living explorers: children that multiprocessing spawned for work."""
+        told = subprocess.run(["ps", "-A", "-o", "pid=,pgid=,args="], check=True, capture_output=True, text=True).stdout
+        rows = [line.split(maxsplit=2) for line in told.splitlines()]
+        return [int(pid) for pid, group, words in rows if int(group) == self.process.pid and "spawn_main" in words]
 
 
 def check(stage: Stage, config: GoExploreConfig, score_steps: dict[int, int], before: int) -> dict:
@@ -111,10 +133,23 @@ def check(stage: Stage, config: GoExploreConfig, score_steps: dict[int, int], be
     return {"steps": steps, "score": score, "verified": verified}
 
 
-def drill(config: GoExploreConfig, kills: int, seed: int) -> dict:
+def replay_the_best(config: GoExploreConfig, archive: Archive, top: int) -> int:
+    """Replay the ways to the DONE cell and to the `top` best cells; RuntimeError if one makes another score. How
+    many."""
+    score, length = archive.column("score"), archive.column("length")
+    cells = np.lexsort((length, -score))[:top].tolist()
+    ways = [Best(int(score[cell]), int(length[cell]), archive.node(cell)) for cell in cells]
+    ways += [archive.done] if archive.done.length else []
+    for way in ways:
+        demo_of(config, archive, way)
+    return len(ways)
+
+
+def drill(config: GoExploreConfig, kills: int, seed: int, top: int = TOP) -> dict:
     """Search once undisturbed, once killed `kills` times at random moments and resumed; RuntimeError if it shows.
 
-    Returns {kills, score, cells, steps, gone_s: longest time until the explorers had ended}.
+    Returns {kills, by_kind, half: kills that left a checkpoint half written, score, cells, steps, replayed: ways,
+    gone_s: longest time until all processes had ended}.
     """
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory(prefix="mz_durability_") as scratch:
@@ -132,16 +167,19 @@ def drill(config: GoExploreConfig, kills: int, seed: int) -> dict:
             result = {"kills": kills, "score": search.demo().score, "cells": len(search.archive)}
             result["steps"] = search.archive.steps
         print(f"undisturbed: {result['score']} points, {result['cells']} cells in {total:.1f} s", flush=True)
-        before, slowest = 0, 0.0
+        before, slowest, by_kind, half = 0, 0.0, dict.fromkeys(KINDS, 0), 0
         for number in range(1, kills + 1):
             delay = rng.uniform(starting / 2, starting + 1.5 * (total - starting) / (kills + 2))
+            kind = KINDS[(number - 1) % len(KINDS)]
+            by_kind[kind] += 1
             with Stage(config, root / "killed") as stage:
-                others, gone = stage.kill(delay)
+                others, gone = stage.kill(delay, kind)
+            half += bool(stage.half_written())
             left = check(stage, config, score_steps, before)
             before, slowest = left["steps"], max(slowest, gone)
             told = "no checkpoint yet" if left["verified"] is None else f"{left['verified']:5,} points, replayed"
             print(
-                f"kill {number:2} after {delay:5.2f} s: {others} other processes gone in {gone:.2f} s; "
+                f"kill {number:2} after {delay:5.2f} s ({kind}): {others} other processes gone in {gone:.2f} s; "
                 f"step {left['steps']:7,}, {told}",
                 flush=True,
             )
@@ -151,7 +189,12 @@ def drill(config: GoExploreConfig, kills: int, seed: int) -> dict:
             differing = [name for name in one.files if not np.array_equal(one[name], other[name])]
             if differing or one.files != other.files:
                 raise RuntimeError(f"killed and resumed, the search came to other {', '.join(differing)}")
-    print(f"killed {kills} times: the same archive in the end, array for array")
+        with Search.load(stage.checkpoint, replace(config, workers=1)) as search:
+            result |= {"replayed": replay_the_best(config, search.archive, top), "by_kind": by_kind, "half": half}
+    print(
+        f"killed {kills} times: the same archive in the end, array for array; "
+        f"{half} checkpoints were left half written; {result['replayed']} ways replayed to their scores"
+    )
     return result | {"gone_s": slowest}
 
 
@@ -177,6 +220,9 @@ def main(argv: list[str] | None = None) -> None:
         "what": "a search killed (-9) at random moments and resumed; it must end as the search never killed",
         "cells": config.cells,
         "kills": given.kills,
+        "kills by kind": result["by_kind"],
+        "kills that left a checkpoint half written": result["half"],
+        "ways replayed in the end": result["replayed"],
         "steps": given.steps,
         "checkpoint_every": given.checkpoint_every,
         "checked after each kill": "explorers end, checkpoint loads, its score is the undisturbed search's, replayed",

@@ -8,12 +8,15 @@ import itertools
 import json
 import os
 import statistics
+import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 from ale_py import ALEInterface, ALEState, LoggerMode
@@ -129,6 +132,80 @@ def explore_efficiency(cells: str, seconds: float) -> dict[str, dict]:
     }
 
 
+def fill(search: Search, cells: int) -> None:
+    """Fill the archive up to `cells` cells: copies of those that it has, under made-up keys."""
+    archive = search.archive
+    real = len(archive)
+    copied = np.arange(cells) % real
+    archive.columns = {name: archive.column(name)[copied] for name in archive.columns}
+    for number, cell in enumerate(copied[real:].tolist(), start=real):
+        key = archive.keys[cell] + number.to_bytes(4)
+        archive.index[key] = number
+        archive.keys.append(key)
+        archive.states.append(bytes(bytearray(archive.states[cell])))  # a copy of its own
+        archive.screens.append(b"")
+    search.workers.tell({key: archive.standing(archive.index[key]) for key in archive.keys[real:]})
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process holds."""
+    told = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], check=True, capture_output=True, text=True).stdout
+    return 1024 * int(told)
+
+
+def explore_scaling(
+    seconds: float, processes: int | None = None, few: int = 10_000, many: int = 1_000_000
+) -> dict[str, dict]:
+    """Exploring steps/s with `many` cells over those with `few`, downscaled: the median of rounds in turn; and memory.
+
+    The cells are made up (see `fill`), the exploring is real. Bytes a cell: resident memory over that of the few
+    cells, less the packed states', in the main process and in each explorer. A checkpoint's time is given apart.
+    """
+    processes = processes or os.cpu_count()
+    config = replace(CONFIG, cells="downscaled", workers=processes)
+    with Search(config) as small, Search(config) as large:
+        for search in (small, large):
+            exploring_speed(search, seconds)
+        fill(small, few)
+        exploring_speed(large, 0)
+        pids = [os.getpid(), *(process.pid for process in large.workers.processes)]
+        begin, before, states = len(large.archive), [resident(pid) for pid in pids], sum(map(len, large.archive.states))
+        fill(large, many)
+        exploring_speed(large, 1)  # draws, and lets the explorers know
+        added, states = len(large.archive) - begin, sum(map(len, large.archive.states)) - states
+        grown = [resident(pid) - old for pid, old in zip(pids, before, strict=True)]
+        speeds = {few: [], many: []}
+        for _ in range(ROUNDS):
+            for cells, search in ((few, small), (many, large)):
+                speeds[cells].append(exploring_speed(search, seconds / 8))
+                time.sleep(HANDED_OUT_SECONDS)
+        with tempfile.TemporaryDirectory(prefix="mz_bench_") as folder:
+            since = time.perf_counter()
+            large.save(Path(folder) / "latest.npz")
+            saving = time.perf_counter() - since
+    rounds = [loaded / light for light, loaded in zip(*speeds.values(), strict=True)]
+    result = {
+        "explore_scaling": {
+            "value": statistics.median(rounds),
+            "unit": f"ratio, {many} cells to {few}",
+            "reference": f"the same search with {few} cells",
+            "rounds": rounds,
+        },
+        "cell_bytes": {
+            "value": (grown[0] - states) / added,
+            "unit": "bytes a cell beyond its packed state, main process",
+        },
+        "checkpoint_s": {"value": saving, "unit": f"s to save {many} cells"},
+    }
+    result |= {
+        f"explore_steps_per_s_{cells}": {"value": statistics.median(speeds[cells]), "unit": "steps/s"}
+        for cells in speeds
+    }
+    if grown[1:]:
+        result["cell_bytes_explorer"] = {"value": max(grown[1:]) / added, "unit": "bytes a cell, in each explorer"}
+    return result
+
+
 def microseconds(call, seconds: float) -> float:
     """Mean time of a call."""
     since, calls = time.perf_counter(), 0
@@ -151,6 +228,7 @@ BENCHES = {
     "emulator": emulator_costs,
     "explore_downscaled": lambda seconds: explore_efficiency("downscaled", seconds),
     "explore_domain": lambda seconds: explore_efficiency("domain", seconds),
+    "explore_scaling": explore_scaling,
     "models": models,
     "cloning": cloning,
     "vecenv": vecenv_ratio,

@@ -2,14 +2,15 @@
 
 import json
 
+import pytest
 import torch
 
 from bench import speed, vector
-from bench.durability import drill
+from bench.durability import drill, replay_the_best
 from bench.models import plain_forward, plain_scan, plain_unroll, recomputed_logits, unbound_scan
 from bench.speed import main
 from mzlib.backbone import BackboneConfig, MontezumaVLM
-from mzlib.go_explore import GoExploreConfig
+from mzlib.go_explore import GoExploreConfig, Search
 from mzlib.layers import linear_scan
 from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
 from mzlib.policies import ActorCritic, ActorCriticConfig
@@ -82,7 +83,34 @@ def test_vector_environments_are_compared(tmp_path, monkeypatch):
 
 
 def test_a_kill_leaves_no_trace(capsys):
-    result = drill(GoExploreConfig(total_steps=12_000, checkpoint_every=800, workers=2), kills=1, seed=1)
-    assert result["kills"] == 1
+    result = drill(GoExploreConfig(total_steps=12_000, checkpoint_every=800, workers=2), kills=3, seed=1, top=5)
+    assert result["kills"] == 3
+    assert set(result["by_kind"].values()) == {1}
+    assert result["replayed"] in (5, 6)
     assert result["steps"] >= 12_000
     assert "the same archive in the end" in capsys.readouterr().out
+
+
+def test_a_score_that_no_way_makes_is_noticed():
+    config = GoExploreConfig(batch=4, explore_steps=40, workers=1)
+    with Search(config) as search:
+        search.advance()
+        assert replay_the_best(config, search.archive, 2) >= 2
+        search.archive.column("score")[-1] = 100
+        with pytest.raises(RuntimeError, match="the archive says 100 points"):
+            replay_the_best(config, search.archive, 2)
+
+
+def test_the_archive_grows_under_the_search(monkeypatch):
+    monkeypatch.setattr(speed, "ROUNDS", 1)
+    with Search(GoExploreConfig(cells="downscaled", batch=4, workers=1)) as search:
+        search.advance()
+        before = search.archive.keys.copy()
+        speed.fill(search, 3_000)
+        assert len(search.archive) == len(set(search.archive.keys)) == 3_000
+        assert search.archive.keys[: len(before)] == before
+        search.advance()
+        search.demo()
+    result = speed.explore_scaling(0.1, 2, few=500, many=4_000)
+    assert result["explore_scaling"]["value"] > 0
+    assert {"cell_bytes", "cell_bytes_explorer", "checkpoint_s"} <= result.keys()
