@@ -222,9 +222,12 @@ def demo_of(config: GoExploreConfig, archive: Archive, best: Best | None = None)
 
 
 def load_archive(run: Run) -> Archive:
-    """The archive of a run's latest checkpoint, to look at; FileNotFoundError if the run has none, ValueError if it is
-    damaged."""
-    path = run.checkpoints / "latest.npz"
+    """The archive of a run's latest checkpoint, to look at; see `archive_of`."""
+    return archive_of(run.checkpoints / "latest.npz")
+
+
+def archive_of(path: Path) -> Archive:
+    """The archive of a checkpoint; FileNotFoundError if there is none, ValueError naming a damaged file."""
     if not path.exists():
         raise FileNotFoundError(f"{path.name}: this run has no checkpoint yet; run the search first")
     with readable(path) as arrays:
