@@ -36,12 +36,15 @@ def test_the_keys_are_those_of_downscaled_cells():
 
 def test_the_objective():
     even = objective([8] * 10)
-    assert even == pytest.approx(1 / np.sqrt(abs(10 / 80 - 0.125) + 1)) == 1
+    assert even == pytest.approx(1), "an eighth as many cells as screens, all of one size"
     assert objective([80]) == 0
-    assert objective([1] * 80) == pytest.approx(1 / np.sqrt(1.875)), "every screen a cell of its own: too fine"
+    assert objective([1] * 80) == pytest.approx(1 / np.sqrt(80 / 10 - 1 + 1)), (
+        "every screen a cell of its own: too fine"
+    )
+    assert objective([40, 40]) == pytest.approx(1 / np.sqrt(1 - 2 / 10 + 1)), "even, but too coarse"
     assert objective([71, *[1] * 9]) < 0.4 < even, "as many cells, but one holds nearly all"
     shares = np.array([3, 1]) / 4
-    assert objective([3, 1]) == pytest.approx(-(shares * np.log2(shares)).sum() / np.sqrt(0.375 + 1))
+    assert objective([3, 1]) == pytest.approx(-(shares * np.log2(shares)).sum() / np.sqrt(2 / 0.5 - 1 + 1))
 
 
 def test_the_chosen_cut_is_better(screens):

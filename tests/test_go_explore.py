@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from mzlib import demos, go_explore
 from mzlib.emulator import ACTIONS, Emulator
 from mzlib.go_explore import Archive, Candidate, Episode, Explorer, GoExploreConfig, Pick, Search, Task, Workers
+from mzlib.go_explore.log import Log
 from mzlib.go_explore.workers import random_actions
 from mzlib.runs import REPO, Run
 
@@ -534,3 +535,53 @@ def test_the_stop_button_loses_nothing(tmp_path, monkeypatch):
     with Run.open("05_go_explore", "quick", config, folder=tmp_path / "whole", quiet=True) as folder:
         assert go_explore.run(config, folder)["steps"] == final["steps"]
         assert same(resumed, go_explore.load_archive(folder).to_arrays())
+
+
+def test_another_folder_goes_on_with_a_search(tmp_path, monkeypatch):
+    """A finished run of fewer steps, resumed in a new folder, is the longer run; its own folder stays as it was."""
+    monkeypatch.setattr(Log.__init__, "__defaults__", (2,))
+    longer = replace(TINY, total_steps=4_500)
+    with Run.open("05_go_explore", "quick", TINY, folder=tmp_path / "first", quiet=True) as folder:
+        go_explore.run(TINY, folder)
+    chunks = {path.name: path.read_bytes() for path in (tmp_path / "first/checkpoints/log").iterdir()}
+    assert len(chunks) > 2
+    resumed = replace(longer, resume=str(tmp_path / "first"), workers=2)
+    archives = {}
+    for name, config in (("second", resumed), ("whole", longer)):
+        with Run.open("05_go_explore", "quick", config, folder=tmp_path / name, quiet=True) as folder:
+            assert go_explore.run(config, folder)["steps"] >= 4_500
+            archives[name] = go_explore.load_archive(folder).to_arrays()
+    assert same(archives["second"], archives["whole"])
+    assert {path.name: path.read_bytes() for path in (tmp_path / "first/checkpoints/log").iterdir()} == chunks
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"seed": 4}, "resume=.*: that search has seed=3, not 4; set seed so"),
+        ({"selection": "2019"}, "resume=.*: that search has selection='seen', not '2019'"),
+        ({"resume": "nowhere/05_go_explore"}, "resume='nowhere/05_go_explore': no checkpoint in that folder"),
+    ],
+)
+def test_what_cannot_be_resumed(setting, message, tmp_path):
+    with (
+        Run.open("05_go_explore", "quick", TINY, folder=tmp_path / "first", quiet=True) as folder,
+        Search(TINY) as search,
+    ):
+        search.save(folder.checkpoints / "latest.npz")
+    config = replace(TINY, **{"resume": str(tmp_path / "first")} | setting)
+    with (
+        Run.open("05_go_explore", "quick", config, folder=tmp_path / "second", quiet=True) as folder,
+        pytest.raises((ValueError, FileNotFoundError), match=message),
+    ):
+        go_explore.run(config, folder)
+
+
+def test_what_a_kill_left_half_written_is_cleared(tmp_path):
+    with Run.open("05_go_explore", "quick", TINY, folder=tmp_path / "run", quiet=True) as folder:
+        left = [folder.checkpoints / ".latest.7.tmp.npz", folder.checkpoints / "log" / ".00003.7.tmp.npz"]
+        for path in left:
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"half")
+        go_explore.open_search(TINY, folder).__exit__()
+        assert not any(path.exists() for path in left)

@@ -10,7 +10,7 @@ import numpy as np
 
 from mzlib.runs import write_atomic
 
-EPISODES = 512  # a chunk
+EPISODES = 256  # a chunk
 
 
 class Node(NamedTuple):
