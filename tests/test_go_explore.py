@@ -549,7 +549,9 @@ def test_another_folder_goes_on_with_a_search(tmp_path, monkeypatch):
     archives = {}
     for name, config in (("second", resumed), ("whole", longer)):
         with Run.open("05_go_explore", "quick", config, folder=tmp_path / name, quiet=True) as folder:
-            assert go_explore.run(config, folder)["steps"] >= 4_500
+            final = go_explore.run(config, folder)
+            assert final["steps"] >= 4_500
+            assert final["protocol"].get("resumed from", "") == config.resume
             archives[name] = go_explore.load_archive(folder).to_arrays()
     assert same(archives["second"], archives["whole"])
     assert {path.name: path.read_bytes() for path in (tmp_path / "first/checkpoints/log").iterdir()} == chunks

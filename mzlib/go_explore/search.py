@@ -323,5 +323,6 @@ def run(config: GoExploreConfig, run: Run) -> dict:
             "frames_per_action": demo.frames_per_action,
             "cells": config.cells,
             "selection": config.selection,
+            **({"resumed from": config.resume} if config.resume else {}),
         },
     )
