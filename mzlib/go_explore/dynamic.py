@@ -106,14 +106,15 @@ class Recutting:
     """When the cells are cut anew, and how: the recent screens, the present cut and when the next is due."""
 
     def __init__(self, seed: int, every: int):
-        """every: steps between two cuts; the first comes after FIRST_STEP at the latest."""
+        """every: steps between two cuts. The first comes after FIRST_STEP, from few screens and so a coarse one; until
+        `every` is reached the next comes when the steps have doubled."""
         self.seed, self.every = seed, every
         self.cut, self.number = Cut(), 0  # cuts so far
         self.next_step, self.most_cells = min(FIRST_STEP, every), MOST_CELLS
         self.recent: deque[bytes] = deque(maxlen=SAMPLE)
 
     def due(self, steps: int, cells: int) -> bool:
-        """Whether it is time for a new cut: after `every` steps, or with too many cells."""
+        """Whether it is time for a new cut: enough steps since the last, or too many cells."""
         return bool(self.recent) and (steps >= self.next_step or cells > self.most_cells)
 
     def choose(self) -> Cut:
@@ -125,7 +126,7 @@ class Recutting:
     def chosen(self, steps: int, cells: int) -> None:
         """The archive has been cut anew, into so many cells: a quarter more than which are too many, if MOST_CELLS
         are not."""
-        self.next_step, self.most_cells = steps + self.every, max(MOST_CELLS, cells * 5 // 4)
+        self.next_step, self.most_cells = steps + min(self.every, steps), max(MOST_CELLS, cells * 5 // 4)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """What a checkpoint holds of it."""
