@@ -208,7 +208,7 @@ def test_a_cell_function_of_ones_own(tmp_path, monkeypatch):
         ({"cells": "numpy:nothing"}, "cells='numpy:nothing'"),
         ({"game": "pitfall"}, "cells='domain'"),
         ({"game": "pong"}, "game='pong'"),
-        ({"selection": "newest"}, "selection='newest': use one of seen, 2019, domain"),
+        ({"selection": "newest"}, "selection='newest': use one of seen, counts, domain"),
         ({"selection": "domain", "cells": "downscaled"}, "selection='domain': it weighs domain cells"),
         ({"recompute_every": 0}, "recompute_every=0"),
         ({"batch": 0}, "batch=0"),
@@ -561,7 +561,7 @@ def test_another_folder_goes_on_with_a_search(tmp_path, monkeypatch):
     ("setting", "message"),
     [
         ({"seed": 4}, "resume=.*: that search has seed=3, not 4; set seed so"),
-        ({"selection": "2019"}, "resume=.*: that search has selection='seen', not '2019'"),
+        ({"selection": "counts"}, "resume=.*: that search has selection='seen', not 'counts'"),
         ({"resume": "nowhere/05_go_explore"}, "resume='nowhere/05_go_explore': no checkpoint in that folder"),
     ],
 )

@@ -75,7 +75,7 @@ def expected(archive: Archive, rule: str) -> list[float]:
     weights, known = [], set(archive.keys)
     for cell, (level, keys, room, x, y) in enumerate(archive.keys):
         seen, chosen, since = (int(archive.column(n)[cell]) for n in ("seen", "chosen", "chosen_since_new"))
-        if rule == "2019":
+        if rule == "counts":
             counts = ((0.1, chosen), (0.0, since), (0.3, seen))
             weights.append(1 + sum(w * (1 / (v + 0.001)) ** 0.5 + 0.00001 for w, v in counts))
             continue
@@ -101,7 +101,7 @@ def test_the_weights_are_those_of_the_rule(rule, keys, seed):
 
 
 def test_the_counts_of_choices():
-    archive = Archive(Candidate(b"start", 0, 0, (1, 77, 235), b""), "2019")
+    archive = Archive(Candidate(b"start", 0, 0, (1, 77, 235), b""), "counts")
     way = Candidate(b"a", 0, 5, (1, 2, 3), b"")
     found, nothing = (Episode(9, bytes(9), (b"start",), ways, None) for ways in ((way,), ()))
     for episode, counts in ((nothing, (1, 1)), (nothing, (2, 2)), (found, (3, 0)), (nothing, (4, 1))):
@@ -114,7 +114,7 @@ def test_the_counts_of_choices():
     assert [archive.column(name)[1] for name in ("seen", "chosen", "chosen_since_new")] == [0, 0, 0], "improved"
 
 
-@pytest.mark.parametrize("rule", ["2019", "domain"])
+@pytest.mark.parametrize("rule", ["counts", "domain"])
 def test_a_rule_searches_the_same_with_workers_and_after_a_resume(rule, tmp_path):
     config, archives = GoExploreConfig(**{**vars(CONFIG), "selection": rule}), []
     for workers in (1, 3):

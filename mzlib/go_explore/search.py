@@ -46,7 +46,7 @@ class GoExploreConfig:
 
     game: str = "montezuma_revenge"
     cells: str = "domain"  # downscaled, dynamic, domain, or "module:function" for a cell function of your own
-    selection: str = "seen"  # the rule by which cells are picked: seen, 2019, domain
+    selection: str = "seen"  # the rule by which cells are picked: seen, counts (2019), domain
     recompute_every: int = 10_000_000  # steps between two cuts of dynamic cells
     total_steps: int = 200_000  # of exploration: 4 emulator frames each
     seed: int = 0
@@ -76,7 +76,7 @@ class GoExploreConfig:
         if self.selection not in RULES:
             raise ValueError(f"selection={self.selection!r}: use one of {', '.join(RULES)}")
         if self.selection == "domain" and self.cells != "domain":
-            raise ValueError(f"selection='domain': it weighs domain cells, not cells={self.cells!r}; use seen or 2019")
+            raise ValueError(f"selection='domain': it weighs domain cells, not cells={self.cells!r}; use seen or counts")
         for name in ("total_steps", "explore_steps", "batch", "checkpoint_every", "recompute_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: at least 1 is needed")

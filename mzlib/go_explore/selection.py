@@ -131,7 +131,7 @@ class ByDomain:
 
 RULES = {
     "seen": lambda: ByCounts(seen_weights),
-    "2019": lambda: ByCounts(weights_2019),
+    "counts": lambda: ByCounts(weights_2019),
     "domain": ByDomain,
 }
 
