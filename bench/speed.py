@@ -22,6 +22,7 @@ import numpy as np
 from ale_py import ALEInterface, ALEState, LoggerMode
 
 from bench.models import models
+from bench.ppo_loop import ppo_steps_ratio
 from bench.training import cloning
 from bench.vector import vecenv_ratio
 from mzlib import runs
@@ -232,6 +233,7 @@ BENCHES = {
     "models": models,
     "cloning": cloning,
     "vecenv": vecenv_ratio,
+    "ppo": ppo_steps_ratio,
 }
 
 

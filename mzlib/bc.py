@@ -30,6 +30,7 @@ class BCConfig:
     """Settings of one cloning."""
 
     demos: str = "shipped"  # or "run": the best of the same profile's 05_go_explore
+    rollouts: bool = False  # with "shipped": also the robustified policies' own episodes
     seed: int = 0
     device: str = "auto"
     # the data
@@ -69,10 +70,14 @@ class BCConfig:
 
 
 def demonstrations(config: BCConfig, profile: str) -> list[demos.Demo]:
-    """The demos to clone: with "shipped" also those of the places data."""
+    """The demos to clone: with "shipped" also those of the places data, and `rollouts` if asked for."""
+    if config.rollouts and config.demos != "shipped":
+        raise ValueError(f"rollouts=true: they go with demos=shipped, not demos={config.demos}")
     chosen = demos.upstream(config.demos, profile)
     if config.demos == "shipped":
-        chosen += [demo for path in sorted(runs.data_dir("demos", "places").glob("*.npz")) for demo in demos.load(path)]
+        folders = ("places", "robust") if config.rollouts else ("places",)
+        paths = [path for name in folders for path in sorted(runs.data_dir("demos", name).glob("*.npz"))]
+        chosen += [demo for path in paths for demo in demos.load(path)]
     if config.demo_limit:
         picked = np.linspace(0, len(chosen) - 1, min(config.demo_limit, len(chosen))).round().astype(int)
         chosen = [chosen[i] for i in picked]
@@ -81,7 +86,7 @@ def demonstrations(config: BCConfig, profile: str) -> list[demos.Demo]:
 
 def data(config: BCConfig, profile: str) -> tuple[FrameCache, WindowDataset, WindowDataset]:
     """The replayed demos, and their windows to train on and held out."""
-    folder = runs.runs_root() / "cache" / f"{config.demos}-{config.demo_limit}"
+    folder = runs.runs_root() / "cache" / f"{config.demos}{'+rollouts' * config.rollouts}-{config.demo_limit}"
     cache = FrameCache.build(demonstrations(config, profile), folder, config.workers or None)
     make = partial(WindowDataset, cache, seq_len=config.seq_len, stride=config.stride, seed=config.seed)
     kept, unseen = split_by_seed(cache, config.held_out)
