@@ -68,6 +68,30 @@ WRONG = {
         lambda seen: (1 / (np.array(seen) + 1)) / (1 / (np.array(seen) + 1)).sum(),
         lambda seen: 1 / np.sqrt(np.array(seen) + 1),
     ),
+    "06 move": (
+        lambda *given: moved(*given, clip=False),
+        lambda *given: moved(*given, forward=False),
+        lambda *given: moved(*given, cumulative=False),
+        lambda *given: moved(*given, needed=1),
+        lambda earliest, episodes, successes, threshold, trials, move: max(earliest - move, 0),
+        lambda earliest, episodes, successes, threshold, trials, move: moved(
+            earliest, episodes, successes, threshold + 1e-9, trials, move
+        ),
+    ),
+    "06 gae": (
+        lambda rewards, values, ended, gamma, lam: advantages(rewards, values, [False] * len(ended), gamma, lam),
+        lambda rewards, values, ended, gamma, lam: advantages(rewards, values, ended, gamma, 0.0),
+        lambda rewards, values, ended, gamma, lam: advantages(rewards, values, ended, gamma, 1.0),
+        lambda rewards, values, ended, gamma, lam: advantages(rewards, [0] * len(values), ended, gamma, lam),
+        lambda rewards, values, ended, gamma, lam: np.add(advantages(rewards, values, ended, gamma, lam), values[:-1]),
+        lambda rewards, values, ended, gamma, lam: advantages(rewards, values, ended, gamma, lam, through_ends=True),
+    ),
+    "06 lagging": (
+        lambda scores, targets, lag: scores[-1] < targets[min(len(scores) - 1 - lag, len(targets) - 1)],
+        lambda scores, targets, lag: len(scores) > lag and scores[-1] < targets[-1],
+        lambda scores, targets, lag: len(scores) > len(targets) + lag and scores[-1] < targets[-1],
+        lambda scores, targets, lag: len(scores) > lag and scores[-1] <= targets[min(len(scores), len(targets)) - 1],
+    ),
     "08 iqm": (
         lambda scores: float(np.mean(scores)),
         lambda scores: float(np.median(scores)),
@@ -96,6 +120,27 @@ def lengths_of(begins, end):
 def means(screen, width, height):
     screen = np.asarray(screen, float)
     return screen.reshape(height, screen.shape[0] // height, width, screen.shape[1] // width).mean(axis=(1, 3))
+
+
+def moved(
+    earliest, episodes, successes, threshold, trials, move, clip=True, forward=True, cumulative=True, needed=None
+):
+    seen = won = 0
+    for step, (n, k) in enumerate(zip(episodes, successes, strict=True), start=earliest):
+        seen, won = (seen + n, won + k) if cumulative else (n, k)
+        if seen >= (needed or trials) and won >= threshold * seen:
+            return max(step - move, 0) if clip else step - move
+    return earliest + move if forward and sum(episodes) >= 2 * trials else earliest
+
+
+def advantages(rewards, values, ended, gamma, lam, through_ends=False):
+    found, later = [], 0.0
+    for t in reversed(range(len(rewards))):
+        goes_on = 1 - ended[t]
+        delta = rewards[t] + gamma * goes_on * values[t + 1] - values[t]
+        later = delta + gamma * lam * (1 if through_ends else goes_on) * later
+        found.insert(0, later)
+    return found
 
 
 def exercises() -> list[tuple[str, str, str]]:
