@@ -32,7 +32,7 @@ def tape(first_keys):
 
 def filled(rates: dict[int, float], earliest: int, length: int = 60) -> Curriculum:
     """A curriculum of one demo, eight episodes at each given starting point."""
-    curriculum = Curriculum(CurriculumConfig(), [length])
+    curriculum = Curriculum(CurriculumConfig(trials=10), [length])
     curriculum.earliest = [earliest]
     for step, rate in rates.items():
         for k in range(8):

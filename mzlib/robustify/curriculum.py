@@ -82,7 +82,7 @@ class CurriculumConfig:
     move: int = 6  # steps that the earliest goes back at most
     threshold: float = 0.2  # cumulative success that lets it
     memory: int = 8  # episodes remembered of each starting point
-    trials: int = 10  # episodes that a success rate takes
+    trials: int = 5  # episodes that a success rate takes
     from_reset: float = 0.75  # share of episodes from a reset once a demo's start has come there
 
     def __post_init__(self):
@@ -137,18 +137,13 @@ class Curriculum:
                 results = self.results[demo][step]
                 seen, won = seen + len(results), won + sum(results)
                 if seen >= config.trials and won >= config.threshold * seen:
-                    self._go(demo, step - config.move)
+                    self.earliest[demo] = max(step - config.move, 0)
                     break
             else:
-                if seen >= 2 * config.trials:
-                    self._go(demo, first + config.move)
-
-    def _go(self, demo: int, step: int) -> None:
-        step = min(max(step, 0), self.lengths[demo] - 1)
-        if step > self.earliest[demo]:  # what is before is to be tried anew
-            for results in self.results[demo]:
-                results.clear()
-        self.earliest[demo] = step
+                if seen >= 2 * config.trials:  # what succeeded before is to be tried anew
+                    self.earliest[demo] = min(first + config.move, self.lengths[demo] - 1)
+                    for results in self.results[demo]:
+                        results.clear()
 
     def rate(self, demo: int, step: int) -> float | None:
         """The share of remembered episodes from there that succeeded; None without any."""
