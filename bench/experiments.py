@@ -1,7 +1,8 @@
 """The workbook's measured results: `python -m bench.experiments NAME` writes data/results/NAME.json.
 
 first_key    steps until a search with 11x8x9 cells first holds the key: 10 seeds
-five_million score after 5 M steps with domain cells: 3 seeds, each verified by replay
+five_million score and rooms after 5 M steps by kind of cells: 3 seeds each, verified by replay
+hundred_million  one search of 100 M steps, its score verified by replay
 pinpad       the grid world of notebook 00: switch, codes and internal RL, three seeds
 cloning      the backbone of notebook 02 in four variants: held-out steps, acting from reset, free runs, probes
 robustify    ten demos of the first key robustified under sticky actions, played from reset: 3 seeds, 200 episodes each
@@ -70,23 +71,49 @@ def first_key(workers: int) -> list[dict]:
     return [record("Go-Explore: steps to the first key (median)", values, "steps", protocol, searched, since)]
 
 
+KINDS = {"domain": {}, "downscaled": {"cells": "downscaled"}, "dynamic": {"cells": "dynamic"}}
+KINDS |= {"domain, domain weights": {"selection": "domain"}}
+
+
+def searched(workers: int, **changes) -> tuple[dict, list[dict]]:
+    """(final.json, a row of score, rooms and cells every half million steps) of a search in the `full` profile."""
+    settings = runs.load_profile("full", "05_go_explore") | {"workers": workers} | changes
+    config = runs.config_from(GoExploreConfig, settings)
+    with runs.Run.open("05_go_explore", "full", config) as folder:
+        final, rows = run(config, folder), folder.metrics()
+    every = max(1, len(rows) // 100)
+    return final, [
+        {name: row[name] for name in ("step", "score", "rooms", "cells")} for row in rows[::every] + rows[-1:]
+    ]
+
+
 def five_million(workers: int) -> list[dict]:
-    """Median over 3 seeds of the replay-verified score after 5 M steps."""
-    since, finals, curve = time.perf_counter(), {}, []
-    for seed in range(3):
-        settings = runs.load_profile("full", "05_go_explore") | {"seed": seed, "workers": workers}
-        config = runs.config_from(GoExploreConfig, settings)
-        with runs.Run.open("05_go_explore", "full", config) as folder:
-            finals[seed] = run(config, folder)
-            rows = folder.metrics()
-        columns = ("step", "score", "rooms", "cells")
-        curve += [{"seed": seed} | {name: row[name] for name in columns} for row in [*rows[4:-1:5], rows[-1]]]
-    runs.write_curve("five_million", curve)
-    protocol = {"experiment": "five_million", **finals[0]["protocol"], "what": SEARCH, "replay verified": True}
-    values = {seed: final["score"] for seed, final in finals.items()}
-    steps, seconds = (sum(final[key] for final in finals.values()) for key in ("steps", "wall_s"))
-    name = "Go-Explore: score after 5 M steps, domain cells (median)"
-    return [record(name, values, "points", protocol, steps, since, wall_s=seconds)]
+    """By kind of cells, the median over 3 seeds of the replay-verified score after 5 M steps."""
+    since, results, curve = time.perf_counter(), [], []
+    for kind, changes in KINDS.items():
+        finals = {}
+        for seed in range(3):
+            finals[seed], rows = searched(workers, seed=seed, **changes)
+            curve += [{"cells_kind": kind, "seed": seed} | row for row in rows]
+        steps, seconds = (sum(final[key] for final in finals.values()) for key in ("steps", "wall_s"))
+        for what, key, unit in (("score", "score", "points"), ("rooms", "rooms", "rooms")):
+            protocol = {"experiment": "five_million", **finals[0]["protocol"], "what": SEARCH, "replay verified": True}
+            values = {seed: final[key] for seed, final in finals.items()}
+            name = f"Go-Explore: {what} after 5 M steps, {kind} cells (median)"
+            results.append(record(name, values, unit, protocol, steps, since, wall_s=seconds))
+        runs.write_curve("five_million", curve)
+    return results
+
+
+def hundred_million(workers: int) -> list[dict]:
+    """One search of 100 M steps with domain cells; its checkpoints let a later call go on."""
+    since = time.perf_counter()
+    final, rows = searched(workers, total_steps=100_000_000, checkpoint_every=2_000_000)
+    runs.write_curve("hundred_million", [{"seed": 0} | row for row in rows])
+    protocol = {"experiment": "hundred_million", **final["protocol"], "what": SEARCH, "replay verified": True}
+    name = "Go-Explore: score after 100 M steps, domain cells"
+    cost = {"wall_s": final["wall_s"]}
+    return [record(name, {0: final["score"]}, "points", protocol, final["steps"], since, **cost)]
 
 
 def open_loop(workers: int) -> list[dict]:
@@ -243,7 +270,12 @@ def robustify(workers: int) -> list[dict]:
     return results
 
 
-EXPERIMENTS = {"first_key": first_key, "five_million": five_million, "open_loop": open_loop}
+EXPERIMENTS = {
+    "first_key": first_key,
+    "five_million": five_million,
+    "hundred_million": hundred_million,
+    "open_loop": open_loop,
+}
 EXPERIMENTS |= {"pinpad": pinpad, "cloning": cloning, "robustify": robustify}
 
 
