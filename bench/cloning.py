@@ -18,18 +18,21 @@ from mzlib import bc, demos, runs
 from mzlib.backbone import BackboneConfig, MontezumaVLM
 from mzlib.bc import BCConfig, ClonePolicy
 from mzlib.dataset import FrameCache, WindowDataset, split_by_seed
-from mzlib.evaluate import EVALUATION_SEED, EvaluationProtocol, Observation, evaluate
+from mzlib.evaluate import EVALUATION_SEED, SELECTION_SEED, EvaluationProtocol, Observation, evaluate
 from mzlib.places import GOALS
 from mzlib.probes import probe_accuracy
 from mzlib.runs import Run
 
+FIRST, WITH_ROLLOUTS = "step layout", "step layout, with the policies' rollouts"
 VARIANTS = {  # the others are trained for less: what they cost is in their records
-    "step layout": {},
+    FIRST: {},
+    WITH_ROLLOUTS: {"rollouts": True, "epochs": 6.0},
     "step layout, sees its actions": {"see_actions": True, "epochs": 3.0},
     "seed layout": {"layout": "seed", "epochs": 1.0},
     "seed layout, sees its actions": {"layout": "seed", "see_actions": True, "epochs": 1.0},
 }
-EPISODES = 64  # from reset, of the first variant
+EPISODES = 200  # from reset, of the first two variants
+TEMPERATURES, TRIAL = (0.25, 0.5, 1.0), EvaluationProtocol(episodes=32, first_seed=SELECTION_SEED, max_frames=3_200)
 FREE_STARTS, FREE_STEPS = 100, 200
 PROBE_WINDOWS = 400
 SINCE = (0, 3, 6, 10, 15, 20, 30, 60)  # steps since a leg began
@@ -52,15 +55,21 @@ def clone(changes: dict) -> Path:
 
 def everything(workers: int) -> dict[str, Path]:
     """Each variant's run folder; the frames are replayed once, beforehand."""
-    bc.data(settings(workers=workers), "full")
+    for changes in ({}, VARIANTS[WITH_ROLLOUTS]):
+        bc.data(settings(workers=workers, **changes), "full")
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         return dict(zip(VARIANTS, pool.map(clone, VARIANTS.values()), strict=True))
 
 
 def acting(folder: Path, workers: int) -> dict:
-    """The clone from reset on evaluation seeds."""
-    protocol = EvaluationProtocol(episodes=EPISODES)
-    return evaluate(partial(ClonePolicy, folder / "backbone.safetensors"), protocol, workers)
+    """The clone from reset on evaluation seeds, at the temperature that takes the key in the first life most often on
+    selection seeds; `trials` tells how often at each."""
+    weights, trials = folder / "backbone.safetensors", {}
+    for temperature in TEMPERATURES:
+        policy = partial(ClonePolicy, weights, temperature=temperature)
+        trials[temperature] = evaluate(policy, TRIAL, workers)["first_life_key_rate"]
+    policy = partial(ClonePolicy, weights, temperature=max(trials, key=trials.get))
+    return evaluate(policy, EvaluationProtocol(episodes=EPISODES), workers) | {"trials": trials}
 
 
 def free_run(weights: Path, starts: list[tuple[demos.Demo, int]]) -> list[list[int]]:
@@ -119,7 +128,7 @@ def write_curves(folders: dict[str, Path], free: list[list[int]], found: dict) -
                 )
     runs.write_curve("cloning_probes", rows)
     for suffix in (".safetensors", ".json"):
-        shutil.copy(folders["step layout"] / f"backbone{suffix}", runs.data_dir("weights", f"backbone{suffix}"))
+        shutil.copy(folders[FIRST] / f"backbone{suffix}", runs.data_dir("weights", f"backbone{suffix}"))
 
 
 def free_starts(cache: FrameCache, files: list[demos.Demo]) -> list[tuple[demos.Demo, int]]:

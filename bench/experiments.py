@@ -201,10 +201,14 @@ def cloning_predicts(variant: str, folder: Path, since: float) -> list[dict]:
     ]
 
 
-def cloning_acts(folder: Path, workers: int, since: float) -> list[dict]:
-    """How the first variant acts from reset."""
+def cloning_acts(variant: str, folder: Path, workers: int, since: float) -> list[dict]:
+    """How a variant acts from reset."""
     played = bench_cloning.acting(folder, workers)
-    protocol = {"what": "step layout; actions drawn at temperature 0.5", **played["protocol"]}
+    trials = played["trials"]
+    chosen = ", ".join(f"{temperature}: {rate:.2f}" for temperature, rate in trials.items())
+    what = f"{variant}; actions drawn at temperature {max(trials, key=trials.get)}"
+    chosen = f"key in the first life on {bench_cloning.TRIAL.episodes} selection episodes of 800 steps, by it: {chosen}"
+    protocol = {"what": what, "temperature by": chosen, **played["protocol"]}
     wanted = (
         ("key in the first life", *share(played["first_life_keys"]), ""),
         ("key in the whole game", *share(played["first_keys"]), ""),
@@ -212,7 +216,9 @@ def cloning_acts(folder: Path, workers: int, since: float) -> list[dict]:
         ("whole-game score (mean)", played["mean"], played["interval"], "points"),
     )
     return [
-        record(f"Clone: {label}", {0: value}, unit, {"experiment": "cloning"} | protocol, played["steps"], since)
+        record(
+            f"Clone, {variant}: {label}", {0: value}, unit, {"experiment": "cloning"} | protocol, played["steps"], since
+        )
         | {"interval": interval}
         for label, value, interval, unit in wanted
     ]
@@ -223,7 +229,8 @@ def cloning(workers: int) -> list[dict]:
     since = time.perf_counter()
     folders = bench_cloning.everything(workers)
     first, folder = next(iter(folders.items()))
-    results = cloning_acts(folder, workers, since)
+    acting = (bench_cloning.FIRST, bench_cloning.WITH_ROLLOUTS)
+    results = [row for variant in acting for row in cloning_acts(variant, folders[variant], workers, since)]
     results += [row for variant, place in folders.items() for row in cloning_predicts(variant, place, since)]
     final = bench_cloning.final(folder)
     unseen = {"experiment": "cloning", "what": "demos of search seeds held out"}
