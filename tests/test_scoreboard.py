@@ -27,6 +27,14 @@ def test_readme_is_current():
     assert scoreboard.with_results(text) == text, "run `make readme`"
 
 
+def test_headlines_are_some_of_the_rows_each_once():
+    table, shown = scoreboard.rows(), scoreboard.headlines()
+    assert set(shown) < set(table)
+    assert len(shown) == len(set(shown))
+    for begin in ("Go-Explore: score after 5 M", "Open-loop", "Grid world: switch"):
+        assert any(row[0].startswith(begin) for row in shown)
+
+
 def test_missing_markers():
     with pytest.raises(ValueError, match="markers"):
         scoreboard.with_results("# nothing")
