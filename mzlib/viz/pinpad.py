@@ -128,6 +128,25 @@ def annealing_figure(name: str, agent: str = "internal RL") -> Figure:
     return figure
 
 
+def rate_distortion_figure(name: str, agents: Mapping[str, str]) -> Figure:
+    """Distortion (held-out NLL) against rate (KL) as α rises and falls again in training, a line a seed.
+
+    agents: of the stored curve -> their label. A point marks the training's end.
+    """
+    figure, axes = plt.subplots(figsize=(5.5, 3.4))
+    for (agent, label), colour in zip(agents.items(), OKABE_ITO, strict=False):
+        rows = [row for row in read_curve(name) if row["agent"] == agent]
+        for seed in sorted({row["seed"] for row in rows}):
+            rate, distortion = np.array(
+                [(float(row["kl"]), float(row["held_out_nll"])) for row in rows if row["seed"] == seed]
+            ).T
+            axes.plot(rate, distortion, color=colour, linewidth=0.8, alpha=0.7)
+            axes.plot(rate[-1:], distortion[-1:], "o", color=colour, label=label if seed == rows[0]["seed"] else None)
+    axes.set(xscale="log", xlabel="KL, nats an episode (rate)", ylabel="NLL, nats a step (distortion)")
+    axes.legend(fontsize=9)
+    return figure
+
+
 def curves_figure(curves: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]) -> Figure:
     """Success over episodes, a thin line a seed and the median bold, for each agent."""
     figure, axes = plt.subplots(figsize=(7, 3.2))
