@@ -26,7 +26,7 @@ UPSTREAM_08_scoreboard := $(filter-out 08_scoreboard,$(NOTEBOOKS))
 upstream = $(patsubst %,$(RUN)/%/final.json,$(filter $(NOTEBOOKS),$(UPSTREAM_$1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help run-all $(NOTEBOOKS) test lint lab bench refresh readme status clean
+.PHONY: help run-all $(NOTEBOOKS) test test-browser lint lab bench refresh readme status clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -78,6 +78,9 @@ test: $(INSTALLED)  ## the tests, then the committed notebooks (nbval) in a fres
 	    $(PYTEST_ARGS) notebooks || failed="$$failed notebooks"; \
 	fi; \
 	test -z "$$failed" || { echo "make test: failed:$$failed" >&2; exit 1; }
+
+test-browser: $(INSTALLED)  ## the widgets in headless Chromium, in a page and in JupyterLab; pictures in runs/screenshots
+	$(PY) -m pytest -m browser $(PYTEST_ARGS) tests
 
 lint: $(INSTALLED)  ## ruff on sources and notebooks
 	$(PY) -m ruff check

@@ -25,6 +25,7 @@ from bench.models import models
 from bench.ppo_loop import ppo_steps_ratio
 from bench.training import cloning
 from bench.vector import vecenv_ratio
+from bench.viewer import viewer_redraw
 from mzlib import runs
 from mzlib.emulator import Emulator, rom_path
 from mzlib.go_explore import GoExploreConfig, Search
@@ -234,6 +235,7 @@ BENCHES = {
     "cloning": cloning,
     "vecenv": vecenv_ratio,
     "ppo": ppo_steps_ratio,
+    "viewer": viewer_redraw,
 }
 
 

@@ -66,6 +66,7 @@ def in_browser(body: str, script: str) -> dict:
     return json.loads(base64.b64decode(found[1]))
 
 
+@pytest.mark.browser
 def test_the_scrubber_in_a_browser():
     last = FRAMES_PER_SHEET + 5
     result = in_browser(
@@ -102,6 +103,7 @@ def test_the_scrubber_in_a_browser():
     assert result["twin"] == ["yes", "30"]
 
 
+@pytest.mark.browser
 def test_the_time_slider_in_a_browser():
     result = in_browser(
         slider(ticks=4).to_html(),
@@ -124,6 +126,7 @@ def test_the_time_slider_in_a_browser():
     assert 0 < result["base"] < 255
 
 
+@pytest.mark.browser
 def test_the_widgets_fit_a_phone():
     html = scrubber().to_html() + slider().to_html()
     frame = '<iframe id="phone" style="width:375px;height:900px;border:0" srcdoc="{}"></iframe>'

@@ -48,10 +48,11 @@ border-radius:4px;min-height:32px;padding:0 8px;cursor:pointer}
 .mz-key i.mz-ramp{width:80px;margin:0 4px}
 """
 
-# What both widgets share: a slider with play and pause. `draw(i)` shows position i and returns the words for it and the
+# What the widgets share: a slider with play and pause. `draw(i)` shows position i and returns the words for it and the
 # state to publish. The button and the space bar play; the arrow keys, Home, End and the page keys are the slider's own.
+# Returns `show`, which draws the slider's position again.
 PLAYER = """
-const player=(root,count,rate,draw)=>{
+const player=(root,rate,draw)=>{
  const slider=root.querySelector('input'),button=root.querySelector('button'),pace=root.querySelector('select');
  const says=root.querySelector('.mz-says');let timer=0,at=0;
  const show=()=>{
@@ -63,15 +64,16 @@ const player=(root,count,rate,draw)=>{
   if(!root.isConnected)return stop();
   const speed=rate*+pace.value/1000,gone=Math.floor((performance.now()-at)*speed);
   if(gone>0){
-   at+=gone/speed;slider.value=Math.min(count-1,+slider.value+gone);show();
-   if(+slider.value>=count-1)stop()}};
+   at+=gone/speed;slider.value=+slider.value+gone;show();
+   if(+slider.value>=+slider.max)stop()}};
  const play=()=>{
-  if(+slider.value>=count-1){slider.value=0;show()}
+  if(+slider.value>=+slider.max){slider.value=0;show()}
   at=performance.now();button.textContent='\\u275a\\u275a Pause';root.dataset.playing='yes';timer=setInterval(tick,16)};
  button.onclick=()=>timer?stop():play();
  slider.oninput=()=>{stop();show()};
  slider.onkeydown=e=>{e.stopPropagation();if(e.key===' '){e.preventDefault();button.click()}};
  stop();show();root.dataset.ready='yes';
+ return show;
 };
 const bytes=text=>Uint8Array.from(atob(text),c=>c.charCodeAt(0)).buffer;
 const picture=uri=>new Promise((good,bad)=>{
@@ -93,7 +95,7 @@ const trace=i=>{
  c.stroke();
  if(!known(i))return;
  c.beginPath();c.arc(path[2*i],path[2*i+1],s,0,7);c.fillStyle=D.colours[1];c.fill();c.strokeStyle='#000';c.stroke()};
-player(root,D.steps.length,D.fps,i=>{
+player(root,D.fps,i=>{
  pen.drawImage(sheets[Math.floor(i/D.rows)],0,(i%D.rows)*h,w,h,0,0,w,h);
  if(map)trace(i);
  return [D.captions[i]||'step '+D.steps[i],{step:D.steps[i],frame:i}]});
@@ -121,7 +123,7 @@ const curves=t=>{
   s.at.forEach((a,j)=>{p.lineTo(X(a),Y(now));now=s.values[j];p.lineTo(X(a),Y(now))});
   p.lineTo(W,Y(now));p.stroke()});
  p.fillStyle='rgba(128,128,128,.35)';p.fillRect(W*t/end,0,W,H)};
-player(root,D.ticks,last/12,i=>{
+player(root,last/12,i=>{
  const t=i==last?end:D.log?(i?D.first*Math.pow(end/D.first,i/last):0):end*i/last;
  const k=upto(found,t),fresh=i<last?upto(found,D.log?t*.8:t-.04*end):k;
  c.clearRect(0,0,over.width,over.height);
@@ -134,7 +136,7 @@ player(root,D.ticks,last/12,i=>{
 """
 
 
-class _Widget:
+class Widget:
     """A piece of HTML with its script, and a static picture with the words for it."""
 
     alt: str
@@ -157,7 +159,7 @@ class _Widget:
         display(Image(png_bytes(self.still(), 64), alt=self.alt))
 
 
-def _page(
+def page(
     kind: str, alt: str, panels: str, control: str, top: int, start: int, below: str, script: str, data: Mapping
 ) -> str:
     """One widget's HTML. The id comes from the content, so that a notebook run again is the same file."""
@@ -178,22 +180,22 @@ def _page(
     )
 
 
-def _canvas(width: int, height: int, label: str = "", sharp: bool = True, style: str = "") -> str:
+def canvas(width: int, height: int, label: str = "", sharp: bool = True, style: str = "") -> str:
     described = f'role="img" aria-label="{html.escape(label, quote=True)}"' if label else 'aria-hidden="true"'
     kind = ' class="mz-sharp"' if sharp else ""
     return f'<canvas{kind} width="{width}" height="{height}" {described} style="{style}"></canvas>'
 
 
-def _layers(width: int, height: int, label: str) -> str:
+def layers(width: int, height: int, label: str) -> str:
     """A panel of two canvases: the picture that stays, and over it what changes."""
-    return f'<div class="mz-panel">{_canvas(width, height, label, False)}{_canvas(width, height, sharp=False)}</div>'
+    return f'<div class="mz-panel">{canvas(width, height, label, False)}{canvas(width, height, sharp=False)}</div>'
 
 
-def _packed(*arrays: np.ndarray) -> str:
+def packed(*arrays: np.ndarray) -> str:
     return base64.b64encode(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).decode()
 
 
-class ReplayScrubber(_Widget):
+class ReplayScrubber(Widget):
     """A replay under a slider: drag it, play it, or use the arrow keys; beside it, if given, a map with the way so far.
 
     clip: its frames and captions (a caption is shown as text, not as pixels). alt: what the replay shows, in words.
@@ -238,18 +240,18 @@ class ReplayScrubber(_Widget):
             "colours": [PATH_COLOUR, DOT_COLOUR],
         }
         ratio = f"aspect-ratio:{width * clip.scale[0]}/{height * clip.scale[1]}"
-        panels = f'<div class="mz-panel">{_canvas(width, height, self.alt, style=ratio)}</div>'
+        panels = f'<div class="mz-panel">{canvas(width, height, self.alt, style=ratio)}</div>'
         if self.map_picture is not None:
             rows, columns = self.map_picture.shape[:2]
             data |= {
                 "map": data_uri(png_bytes(self.map_picture), "image/png"),
-                "path": _packed(self.path),
+                "path": packed(self.path),
                 "dot": max(3.0, columns / 110),
             }
-            panels += _layers(columns, rows, "Map with the player's way up to the step shown")
+            panels += layers(columns, rows, "Map with the player's way up to the step shown")
         first = int(np.abs(clip.steps - self.start).argmin())
         panels = f'<div class="mz-panels">{panels}</div>'
-        return _page("replay", self.alt, panels, "replay position", count - 1, first, "", SCRUBBER, data)
+        return page("replay", self.alt, panels, "replay position", count - 1, first, "", SCRUBBER, data)
 
     def still(self) -> np.ndarray:
         """The clip's filmstrip."""
@@ -261,7 +263,7 @@ class ReplayScrubber(_Widget):
         return [int(self.clip.steps[i]) for i in strip_frames(self.clip, self.n, self.at)]
 
 
-class TimeSlider(_Widget):
+class TimeSlider(Widget):
     """Points appearing on a map as time goes on, such as the cells of a search's archive over the rooms.
 
     map_picture: (H, W, 3) uint8. x, y: (N,) pixels of the map. found: (N,) when each point appears, in `unit`s.
@@ -324,10 +326,10 @@ class TimeSlider(_Widget):
         data = {
             "map": data_uri(png_bytes(self.map_picture), "image/png"),
             "count": len(self.x),
-            "points": _packed(self.found.astype(np.float32), x, y, shade),
+            "points": packed(self.found.astype(np.float32), x, y, shade),
             "shades": shades,
             "series": [
-                {"name": name, "at": _packed(at.astype(np.float32)), "values": _packed(values.astype(np.float32))}
+                {"name": name, "at": packed(at.astype(np.float32)), "values": packed(values.astype(np.float32))}
                 for name, (at, values) in self.series.items()
             ],
             "curves": CURVE_COLOURS,
@@ -342,7 +344,7 @@ class TimeSlider(_Widget):
             "noun": self.noun,
         }
         rows, columns = self.map_picture.shape[:2]
-        panels = _layers(columns, rows, self.alt)
+        panels = layers(columns, rows, self.alt)
         key = f'<span><i style="background:{NEW_COLOUR}"></i>just found</span>'
         if self.value is not None:
             low, high = (f"{v:,.6g}" for v in (self.value.min(), self.value.max()))
@@ -353,11 +355,11 @@ class TimeSlider(_Widget):
             )
         if self.series:
             label = "Course of " + ", ".join(self.series)
-            panels += f"<div>{_canvas(600, 56, label, False, 'height:56px;margin-top:6px;background:none')}</div>"
+            panels += f"<div>{canvas(600, 56, label, False, 'height:56px;margin-top:6px;background:none')}</div>"
             for name, colour in zip(self.series, CURVE_COLOURS * len(self.series), strict=False):
                 key += f'<span><i style="background:{colour}"></i>{html.escape(name)} over time</span>'
         below, last = f'<div class="mz-key">{key}</div>', self.ticks - 1
-        return _page("time", self.alt, panels, "search time", last, last, below, TIMELINE, data)
+        return page("time", self.alt, panels, "search time", last, last, below, TIMELINE, data)
 
     def still(self, moments: Sequence[float] = (0.1, 0.4, 1.0)) -> np.ndarray:
         """The map at some fractions of the whole time, side by side."""

@@ -1,0 +1,184 @@
+"""Steering on the real emulator: what a branch becomes, and the panel beside the viewer in JupyterLab."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import nbformat
+import numpy as np
+import pytest
+
+from bench.browser import CHROMIUM, Browser
+from bench.viewer import held_direction, made_up_viewer
+from mzlib import runs
+from mzlib.viz.steering import PRIOR, Branch, SteeringPanel
+
+
+@pytest.fixture(scope="module")
+def viewer():
+    return made_up_viewer()
+
+
+def test_a_branch_stands_beside_the_original(viewer):
+    asked = []
+
+    def branch(*given):
+        asked.append(given)
+        return held_direction()(*given)
+
+    panel = SteeringPanel(viewer, branch, steps=12)
+    seen = []
+    panel.observe(lambda change: seen.append(change["new"]), "result")
+    right = next(i for i, code in enumerate(viewer.clusters.examples) if code[0] > 0)  # the walk itself goes left here
+    panel.trajectory.value, panel.step.value, panel.source.value = 1, 30, right
+    scrubber = panel.steer()
+    [(trajectory, step, code, steps)] = asked
+    assert (trajectory, step, steps) == (1, 30, 12)
+    assert np.array_equal(code, viewer.clusters.examples[right])
+    assert seen == [scrubber] == [panel.result]
+    trace, clip = viewer.traces[1], scrubber.clip
+    assert clip.steps.tolist() == list(range(31, 43))
+    assert np.array_equal(clip.frames[:, :, :160], trace.frames[31:43])
+    own = held_direction()(1, 30, code, 12)
+    assert np.array_equal(clip.frames[:, :, -160:], own.frames)
+    assert not np.array_equal(own.frames[-1], trace.frames[42])
+    assert np.allclose(scrubber.path, viewer.room_map.xy(*own.positions.T))
+    way = viewer.room_map.xy(*trace.positions[31:42].T).round().astype(int)
+    assert all((scrubber.map_picture[y, x] == 255).all() for x, y in way)
+    assert clip.captions[4] == f"step 30 + 5   left: as it went   right: cluster {right}"
+
+
+def test_the_branch_of_the_same_actions_is_the_original(viewer):
+    trace = viewer.traces[0]
+    same = Branch(trace.frames[21:41], trace.positions[21:41])
+    panel = SteeringPanel(viewer, lambda *_: same)
+    panel.step.value = 20
+    clip = panel.steer().clip
+    assert np.array_equal(clip.frames[:, :, :160], clip.frames[:, :, -160:])
+
+
+def test_past_its_end_the_original_stays(viewer):
+    last = len(viewer.traces[0]) - 1
+    panel = SteeringPanel(viewer, held_direction(), steps=5)
+    panel.step.value = last - 2
+    clip = panel.steer().clip
+    assert [("(ended)" in caption) for caption in clip.captions] == [False, False, True, True, True]
+    assert np.array_equal(clip.frames[4, :, :160], viewer.traces[0].frames[last])
+
+
+def test_draws_from_the_prior_differ_and_repeat_with_the_seed(viewer):
+    def codes(seed):
+        panel = SteeringPanel(viewer, held_direction(), steps=1, seed=seed)
+        panel.source.value = PRIOR
+        return [panel.steer() and panel.code.tolist() for _ in range(2)]
+
+    assert codes(3) == codes(3)
+    assert codes(3)[0] != codes(3)[1]
+    assert codes(3) != codes(4)
+    given = SteeringPanel(viewer, held_direction(), steps=1, prior=lambda rng, width: np.full(width, 7.0))
+    given.source.value = PRIOR
+    given.steer()
+    assert given.code.tolist() == [7.0] * 8
+
+
+def test_the_button_shows_the_branch(viewer):
+    panel = SteeringPanel(viewer, held_direction(), steps=3)
+    panel.button.click()
+    [output] = panel.shown.outputs
+    assert output["data"]["text/html"] == panel.result.to_html()
+    assert viewer.link in panel._dom_classes
+    assert viewer.link in viewer.to_html()
+
+
+def test_a_branch_that_does_not_fit_is_refused(viewer):
+    frames, positions = np.zeros((3, 84, 84), np.uint8), np.ones((3, 3), int)
+    for wrong in (Branch(frames, positions), Branch(viewer.traces[0].frames[:3], positions[:2])):
+        with pytest.raises(ValueError, match=r"the branch has frames .*\(N, 210, 160, 3\) and \(N, 3\)"):
+            SteeringPanel(viewer, lambda *_, wrong=wrong: wrong).steer()
+
+
+CELL = """
+from bench.viewer import held_direction, made_up_viewer
+from mzlib.viz.steering import SteeringPanel
+
+viewer = made_up_viewer()
+panel = SteeringPanel(viewer, held_direction(), steps=30)
+viewer
+"""
+
+
+@contextlib.contextmanager
+def jupyterlab(folder):
+    """The address of a JupyterLab on a notebook with the viewer and, in a second cell, its panel."""
+    cells = [nbformat.v4.new_code_cell(CELL.strip(), id="viewer"), nbformat.v4.new_code_cell("panel", id="panel")]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "nb.ipynb")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
+    settings = ["--no-browser", "--allow-root", "--IdentityProvider.token=", f"--ServerApp.port={port}"]
+    settings += ["--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
+    settings += ["--LabApp.expose_app_in_browser=True", f"--LabApp.workspaces_dir={folder / 'workspaces'}"]
+    settings += ["--LabApp.news_url=", "--LabServerApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    environment = {**os.environ, **own, "PYTHONPATH": str(runs.REPO)}
+    with open(folder / "lab.log", "wb") as log:
+        command = [sys.executable, "-m", "jupyterlab", *settings]
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+        try:
+            for _ in range(300):
+                assert server.poll() is None, (folder / "lab.log").read_text()[-800:]
+                with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api"):
+                    break
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}/lab/tree/nb.ipynb"
+        finally:
+            server.terminate()
+            server.wait(60)
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_in_jupyterlab_the_panel_follows_the_viewer(viewer, tmp_path):
+    if CHROMIUM is None:
+        pytest.skip("no chromium or google-chrome here to run JupyterLab in")
+    shots = runs.runs_root() / "screenshots"
+    shots.mkdir(parents=True, exist_ok=True)
+    fields = f"document.querySelectorAll('.{viewer.link} input[type=number]')"
+    with jupyterlab(tmp_path) as address, Browser(1400, 1500) as browser:
+        browser.open(address)
+        notebook = "[...window.jupyterapp.shell.widgets('main')][0]"
+        browser.wait(f"window.jupyterapp && {notebook}?.sessionContext?.session?.kernel?.status === 'idle'", 120)
+        browser.run(f"window.jupyterapp.shell.activateById({notebook}.id)")
+        browser.run("await jupyterapp.commands.execute('notebook:run-all-cells')")
+        browser.wait(f"document.querySelector('[data-kind=beta]')?.dataset.ready && {fields}.length === 3", 120)
+        browser.run("document.querySelector('[data-kind=beta] input').focus()")
+        for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
+            browser.press(key)
+        assert browser.run("return document.querySelector('[data-kind=beta]').dataset.step") == "61"
+        browser.press("n")
+        step = segment = int(browser.run("return document.querySelector('[data-kind=beta]').dataset.step"))
+        browser.wait(f"+{fields}[1].value === {segment}", 20)
+        browser.screenshot(shots / "lab_viewer.png")
+        browser.run("document.querySelector('.widget-button').click()")
+        replay = "document.querySelector('[data-kind=replay]')"
+        browser.wait(f"{replay}?.dataset.ready", 60)
+        assert browser.run(f"return {replay}.dataset.step") == str(step + 1)  # so the kernel had the viewer's step
+        browser.run(f"{replay}.scrollIntoView();{replay}.querySelector('input').focus()")
+        browser.press("ArrowRight")
+        assert browser.run(f"return {replay}.dataset.step") == str(step + 2)
+        browser.press("End")
+        assert browser.run(f"return {replay}.dataset.step") == str(step + 30)
+        browser.screenshot(shots / "lab_steering.png")
+        browser.run(
+            "document.querySelector('[data-kind=beta] .mz-trace').value='2';"
+            "document.querySelector('[data-kind=beta] .mz-trace').dispatchEvent(new Event('change'))"
+        )
+        browser.wait(f"+{fields}[0].value === 2 && +{fields}[1].value === 0", 20)
+        browser.run("document.querySelector('.widget-button').click()")
+        browser.wait(f"{replay}?.getAttribute('aria-label').startsWith('walk 7 from step 0:')", 60)
