@@ -31,7 +31,7 @@ def made_up_trace(demo: demos.Demo, rng: np.random.Generator, name: str) -> Swit
         emulator.step(action)
     steps, changed = len(demo), np.diff(demo.goals, prepend=-9) != 0
     beta = np.where(changed, rng.uniform(0.8, 1, steps), rng.beta(0.6, 14, steps))
-    beta[rng.choice(steps, 4, replace=False)] = rng.uniform(0.3, 0.6, 4)
+    beta[rng.choice(steps, 4, replace=False)] = (0.3, 0.4, 0.5, 0.6)
     own = np.random.default_rng(1).standard_normal((len(GOALS) + 1, CODE_DIM))  # the same for all walks
     proposals = own[demo.goals] + 0.25 * rng.standard_normal((steps, CODE_DIM))
     codes = np.zeros((steps, CODE_DIM))

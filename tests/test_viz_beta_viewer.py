@@ -2,6 +2,7 @@
 
 import base64
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_what_is_drawn_is_the_step(viewer, page):
         assert page.run(f"{STATE}{PIXEL}return pixel(0,{column},{row})")[:3] == trace.rgb[step, row, column].tolist()
         colour = viewer.clusters.colours[labels[numbers[step]]]
         x, y = viewer.room_map.xy(*trace.positions[step : step + 1].T)[0].astype(int)
-        dot = page.run(f"{STATE}{PIXEL}return pixel(2,{x},{y})")
+        dot = page.run(f"{STATE}{PIXEL}return pixel(4,{x},{y})")
         assert "#" + bytes(dot[:3]).hex() == colour
         words = page.run(f"{STATE}return root.querySelector('.mz-says').textContent")
         assert re.match(rf"step {step}   β {trace.beta[step]:.2f}   segment {numbers[step] + 1} of", words)
@@ -155,8 +156,6 @@ def test_the_still_shows_the_trajectory_asked_for(viewer):
 
 
 def test_gray_frames_of_a_model_will_do(viewer):
-    from dataclasses import replace
-
     gray = [replace(trace, frames=np.zeros((len(trace), 84, 84), np.uint8)) for trace in viewer.traces[:1]]
     widget = BetaViewer(gray, viewer.clusters, viewer.room_map, "Gray")
     assert "aspect-ratio:504/336" in widget.to_html()
@@ -165,8 +164,6 @@ def test_gray_frames_of_a_model_will_do(viewer):
 
 
 def test_what_does_not_fit_is_refused(viewer):
-    from dataclasses import replace
-
     first, second, _ = viewer.traces
     others = {
         "frames of sizes": [first, replace(second, frames=second.frames[:, :100])],

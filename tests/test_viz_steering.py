@@ -16,6 +16,8 @@ import pytest
 from bench.browser import CHROMIUM, Browser
 from bench.viewer import held_direction, made_up_viewer
 from mzlib import runs
+from mzlib.viz.beta_viewer import BetaViewer
+from mzlib.viz.rooms import RoomMap
 from mzlib.viz.steering import PRIOR, Branch, SteeringPanel
 
 
@@ -43,14 +45,14 @@ def test_a_branch_stands_beside_the_original(viewer):
     assert seen == [scrubber] == [panel.result]
     trace, clip = viewer.traces[1], scrubber.clip
     assert clip.steps.tolist() == list(range(31, 43))
-    assert np.array_equal(clip.frames[:, :, :160], trace.frames[31:43])
+    assert np.array_equal(clip.frames[:, :210], trace.frames[31:43])
     own = held_direction()(1, 30, code, 12)
-    assert np.array_equal(clip.frames[:, :, -160:], own.frames)
+    assert np.array_equal(clip.frames[:, -210:], own.frames)
     assert not np.array_equal(own.frames[-1], trace.frames[42])
     assert np.allclose(scrubber.path, viewer.room_map.xy(*own.positions.T))
     way = viewer.room_map.xy(*trace.positions[31:42].T).round().astype(int)
-    assert all((scrubber.map_picture[y, x] == 255).all() for x, y in way)
-    assert clip.captions[4] == f"step 30 + 5   left: as it went   right: cluster {right}"
+    assert all((scrubber.map_picture[y, x] > 128).all() for x, y in way)
+    assert clip.captions[4] == f"step 30 + 5   above: as it went   below: cluster {right}"
 
 
 def test_the_branch_of_the_same_actions_is_the_original(viewer):
@@ -59,7 +61,16 @@ def test_the_branch_of_the_same_actions_is_the_original(viewer):
     panel = SteeringPanel(viewer, lambda *_: same)
     panel.step.value = 20
     clip = panel.steer().clip
-    assert np.array_equal(clip.frames[:, :, :160], clip.frames[:, :, -160:])
+    assert np.array_equal(clip.frames[:, :210], clip.frames[:, -210:])
+
+
+def test_a_wide_map_has_the_two_side_by_side(viewer):
+    wide = RoomMap(dict.fromkeys((0, 1, 2), viewer.room_map.picture))
+    panel = SteeringPanel(BetaViewer(viewer.traces, viewer.clusters, wide, "Wide"), held_direction(), steps=2)
+    clip = panel.steer().clip
+    assert np.array_equal(clip.frames[:, :, :160], viewer.traces[0].frames[1:3])
+    assert "left: as it went" in clip.captions[0]
+    assert panel.result.map_picture.shape == (210, 480, 3)
 
 
 def test_past_its_end_the_original_stays(viewer):
@@ -68,7 +79,7 @@ def test_past_its_end_the_original_stays(viewer):
     panel.step.value = last - 2
     clip = panel.steer().clip
     assert [("(ended)" in caption) for caption in clip.captions] == [False, False, True, True, True]
-    assert np.array_equal(clip.frames[4, :, :160], viewer.traces[0].frames[last])
+    assert np.array_equal(clip.frames[4, :210], viewer.traces[0].frames[last])
 
 
 def test_draws_from_the_prior_differ_and_repeat_with_the_seed(viewer):
@@ -91,6 +102,7 @@ def test_the_button_shows_the_branch(viewer):
     panel.button.click()
     [output] = panel.shown.outputs
     assert output["data"]["text/html"] == panel.result.to_html()
+    assert "run it to steer" in panel._repr_mimebundle_()["text/plain"]
     assert viewer.link in panel._dom_classes
     assert viewer.link in viewer.to_html()
 
@@ -104,6 +116,8 @@ def test_a_branch_that_does_not_fit_is_refused(viewer):
 
 CELL = """
 from bench.viewer import held_direction, made_up_viewer
+from mzlib.viz.beta_viewer import BetaViewer
+from mzlib.viz.rooms import RoomMap
 from mzlib.viz.steering import SteeringPanel
 
 viewer = made_up_viewer()
@@ -125,7 +139,9 @@ def jupyterlab(folder):
     settings = ["--no-browser", "--allow-root", "--IdentityProvider.token=", f"--ServerApp.port={port}"]
     settings += ["--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
     settings += ["--LabApp.expose_app_in_browser=True", f"--LabApp.workspaces_dir={folder / 'workspaces'}"]
-    settings += ["--LabApp.news_url=", "--LabServerApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    quiet = folder / "JUPYTER_CONFIG_DIR" / "labconfig" / "page_config.json"
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')
     environment = {**os.environ, **own, "PYTHONPATH": str(runs.REPO)}
     with open(folder / "lab.log", "wb") as log:
         command = [sys.executable, "-m", "jupyterlab", *settings]
@@ -162,14 +178,15 @@ def test_in_jupyterlab_the_panel_follows_the_viewer(viewer, tmp_path):
             browser.press(key)
         assert browser.run("return document.querySelector('[data-kind=beta]').dataset.step") == "61"
         browser.press("n")
-        step = segment = int(browser.run("return document.querySelector('[data-kind=beta]').dataset.step"))
-        browser.wait(f"+{fields}[1].value === {segment}", 20)
+        step = int(browser.run("return document.querySelector('[data-kind=beta]').dataset.step"))
+        browser.wait(f"+{fields}[1].value === {step}", 20)
         browser.screenshot(shots / "lab_viewer.png")
+        browser.run("document.querySelector('.widget-button').scrollIntoView()")
         browser.run("document.querySelector('.widget-button').click()")
         replay = "document.querySelector('[data-kind=replay]')"
         browser.wait(f"{replay}?.dataset.ready", 60)
         assert browser.run(f"return {replay}.dataset.step") == str(step + 1)  # so the kernel had the viewer's step
-        browser.run(f"{replay}.scrollIntoView();{replay}.querySelector('input').focus()")
+        browser.run(f"{replay}.querySelector('input').focus({{preventScroll:true}})")
         browser.press("ArrowRight")
         assert browser.run(f"return {replay}.dataset.step") == str(step + 2)
         browser.press("End")

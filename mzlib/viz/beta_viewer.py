@@ -22,16 +22,16 @@ from mzlib.viz.segments import THRESHOLD, Clusters, SwitchTrace, map_path, map_s
 from mzlib.viz.widgets import FRAMES_PER_SHEET, Widget, canvas, layers, packed, page
 
 FPS = 15.0
-PLANE = 480  # pixels of the codes' square
+PLANE = (560, 352)  # width and height of the codes' plane in pixels
 
 MORE_STYLE = """
 .mz-chart{position:relative;margin-top:6px}
 .mz-chart canvas{height:112px;touch-action:none;cursor:crosshair;background:#fff}
 .mz-chart canvas+canvas{position:absolute;left:0;top:0;background:none}
+.mz-column{flex:1 1 0;min-width:min(260px,100%);display:flex;flex-direction:column;gap:8px}
+.mz-column .mz-panel{flex:none}
 .mz-more label{display:flex;gap:8px;align-items:center;flex:1 1 16rem}
 .mz-more select{flex:1 1 12rem;min-width:0}
-.mz-panel.mz-screen{flex:1.5 1 300px}
-.mz-panel.mz-square{flex:1 1 240px}
 """
 
 # Two layers a picture: what a trajectory and a threshold fix (`base`), and over it what the step moves (`draw`).
@@ -41,7 +41,7 @@ const T=await Promise.all(D.traces.map(async t=>({name:t.name,actions:t.actions,
  codes:new Float32Array(bytes(t.codes)),plane:new Float32Array(bytes(t.plane)),
  path:new Float32Array(bytes(t.path)),spots:new Float32Array(bytes(t.spots))})));
 const map=await picture(D.map),[screen,...layers]=root.querySelectorAll('canvas');
-const [way,dot,plane,point,chart,cursor]=layers.map(c=>c.getContext('2d')),pen=screen.getContext('2d');
+const [plane,point,way,dot,chart,cursor]=layers.map(c=>c.getContext('2d')),pen=screen.getContext('2d');
 const slider=root.querySelector('input'),choice=root.querySelector('.mz-trace');
 const limit=root.querySelector('.mz-limit'),told=root.querySelector('.mz-told'),[w,h]=D.size,n=D.width;
 let t,cuts,segments,show,margin,scale;
@@ -70,7 +70,7 @@ const box=[0,1].map(d=>{
  for(const one of T)for(let i=d;i<one.plane.length;i+=2){
   low=Math.min(low,one.plane[i]);high=Math.max(high,one.plane[i])}
  const gap=(high-low||1)*.12;return [low-gap,high+gap]});
-const S=D.square,X=x=>S*(x-box[0][0])/(box[0][1]-box[0][0]),Y=y=>S-S*(y-box[1][0])/(box[1][1]-box[1][0]);
+const [W,H]=D.plane,X=x=>W*(x-box[0][0])/(box[0][1]-box[0][0]),Y=y=>H-H*(y-box[1][0])/(box[1][1]-box[1][0]);
 
 const base=()=>{
  cuts=T.map(one=>cut(one,+limit.value));t=T[+choice.value];segments=cuts[+choice.value];
@@ -88,9 +88,9 @@ const base=()=>{
  segments.forEach(s=>{
   const x=t.spots[2*s.from],y=t.spots[2*s.from+1];
   if(x===x)disc(way,x,y,D.dot*.8,D.colours[s.cluster],'#fff',1)});
- plane.fillStyle='#fff';plane.fillRect(0,0,S,S);
- word(plane,'code z: first component \\u2192',S/2,S-12,17,'center');
- plane.save();plane.translate(12,S/2);plane.rotate(-Math.PI/2);word(plane,'second component \\u2192',0,0,17,'center');
+ plane.fillStyle='#fff';plane.fillRect(0,0,W,H);
+ word(plane,'code z: first component \\u2192',W/2,H-14,18,'center');
+ plane.save();plane.translate(14,H/2);plane.rotate(-Math.PI/2);word(plane,'second component \\u2192',0,0,18,'center');
  plane.restore();
  plane.globalAlpha=.4;
  cuts.forEach(cut=>cut!==segments&&cut.forEach(s=>disc(plane,X(s.at[0]),Y(s.at[1]),6,D.colours[s.cluster])));
@@ -129,7 +129,7 @@ const draw=i=>{
  pen.drawImage(sheet,0,(i%D.rows)*h,w,h,0,0,w,h);
  dot.clearRect(0,0,dot.canvas.width,dot.canvas.height);
  if(t.spots[2*i]===t.spots[2*i])disc(dot,t.spots[2*i],t.spots[2*i+1],D.dot*1.4,colour,'#fff',2);
- point.clearRect(0,0,S,S);disc(point,X(t.plane[2*i]),Y(t.plane[2*i+1]),13,colour,'#000',4);
+ point.clearRect(0,0,W,H);disc(point,X(t.plane[2*i]),Y(t.plane[2*i+1]),13,colour,'#000',4);
  cursor.clearRect(0,0,1e4,1e3);cursor.fillStyle='rgba(0,0,0,.45)';
  cursor.fillRect(margin+scale*i,14,Math.max(2,scale),cursor.canvas.clientHeight-30);
  const goal=t.goals?D.goals[t.goals[i]]||'none':0;
@@ -243,18 +243,20 @@ class BetaViewer(Widget):
             "actions": ACTIONS,
             "goals": [place.name for place in GOALS],
             "dot": max(4.0, columns / 90),
-            "square": PLANE,
+            "plane": PLANE,
             "fps": FPS,
             "link": self.link,
         }
         ratio = f"aspect-ratio:{width * self.scale[0]}/{height * self.scale[1]}"
-        square = layers(PLANE, PLANE, "Codes of the segments in their plane, and the code now")
+        screen = f'<div class="mz-panel">{canvas(width, height, self.alt, style=ratio)}</div>'
+        plane = layers(*PLANE, "Codes of the segments in their plane, and the code now")
+        way = layers(columns, rows, "Map with the way, coloured by cluster, and where the player is")
+        height_of_column = height * self.scale[1] / (width * self.scale[0]) + PLANE[1] / PLANE[0]  # for a width of 1
         panels = (
             f'<style>{MORE_STYLE}</style><div class="mz-panels">'
-            f'<div class="mz-panel mz-screen">{canvas(width, height, self.alt, style=ratio)}</div>'
-            + layers(columns, rows, "Map with the way, coloured by cluster, and where the player is")
-            + square.replace('class="mz-panel"', 'class="mz-panel mz-square"', 1)
-            + f'</div><div class="mz-chart">{canvas(900, 112, "The switch over time, with its segments", False)}'
+            f'<div class="mz-column" style="flex-grow:1">{screen}{plane}</div>'
+            f'<div class="mz-column" style="flex-grow:{height_of_column * columns / rows:.3f}">{way}</div></div>'
+            f'<div class="mz-chart">{canvas(900, 112, "The switch over time, with its segments", False)}'
             f"{canvas(900, 112, sharp=False)}</div>"
         )
         options = "".join(

@@ -220,6 +220,7 @@ def draw_codes(
     for label, (x, y) in enumerate(clusters.plane(clusters.centres)):
         box = {"boxstyle": "circle,pad=0.15", "fc": "white", "ec": clusters.colours[label], "alpha": 0.85}
         axes.annotate(str(label), (x, y), (9, 9), textcoords="offset points", fontsize=8, bbox=box, zorder=4)
+    axes.margins(0.12)
     axes.set(xlabel="code z, first component", ylabel="second component")
 
 

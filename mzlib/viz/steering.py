@@ -72,6 +72,9 @@ class SteeringPanel(ipywidgets.VBox):
         super().__init__([row, self.shown])
         self.add_class(viewer.link)
 
+    def __repr__(self) -> str:  # what a page without a kernel shows
+        return "SteeringPanel: open the notebook in JupyterLab and run it to steer"
+
     def _clicked(self, _) -> None:
         self.shown.outputs = ()
         with self.shown:  # where an error of `branch` appears
@@ -80,8 +83,8 @@ class SteeringPanel(ipywidgets.VBox):
             self.shown.outputs = ({"output_type": "display_data", "data": html, "metadata": {}},)
 
     def steer(self) -> ReplayScrubber:
-        """Run the branch that the fields describe; the scrubber shows the original left, the branch right, and both
-        ways on the map. Its `still()` is the static figure. ValueError for a branch of another size than the frames."""
+        """Run the branch that the fields describe; the scrubber shows it beside the original, and both ways on the
+        map. Its `still()` is the static figure. ValueError for a branch of another size than the frames."""
         viewer, source, steps = self.viewer, self.source.value, self.steps.value
         trace = viewer.traces[self.trajectory.value]
         step = min(self.step.value, len(trace) - 1)
@@ -100,18 +103,19 @@ class SteeringPanel(ipywidgets.VBox):
 
 
 def side_by_side(viewer: BetaViewer, trajectory: int, step: int, branch: Branch, called: str) -> ReplayScrubber:
-    """The original from `step` on, left, and the branch, right; on the map the original's way white, the branch's blue.
-
-    Where the original has ended its last picture stays.
+    """The original from `step` on and the branch next to it, or beneath it where the map is higher than wide; on the
+    map the original's way white, the branch's blue. Where the original has ended its last picture stays.
     """
     trace, count = viewer.traces[trajectory], len(branch.frames)
     own = np.minimum(step + 1 + np.arange(count), len(trace) - 1)
     gray = branch.frames.ndim == 3
     other = np.repeat(branch.frames[..., None], 3, axis=3) if gray else branch.frames
-    gap = np.full((*other.shape[:2], 4, 3), 255, np.uint8)
-    frames = np.concatenate([trace.rgb[own], gap, other], axis=2)
+    high = viewer.room_map.picture.shape[0] > viewer.room_map.picture.shape[1]
+    axis, first, second = (1, "above", "below") if high else (2, "left", "right")
+    gap = np.full_like(other, 255).take(range(4), axis)
+    frames = np.concatenate([trace.rgb[own], gap, other], axis)
     captions = tuple(
-        f"step {step} + {i + 1}   left: as it went{' (ended)' * bool(step + 1 + i > own[i])}   right: {called}"
+        f"step {step} + {i + 1}   {first}: as it went{' (ended)' * bool(step + 1 + i > own[i])}   {second}: {called}"
         for i in range(count)
     )
     picture = (viewer.room_map.picture * 0.55).astype(np.uint8)
@@ -121,5 +125,5 @@ def side_by_side(viewer: BetaViewer, trajectory: int, step: int, branch: Branch,
         if np.isfinite(a + b).all():
             cv2.line(picture, *(tuple(map(int, end.round())) for end in (a, b)), (255, 255, 255), thick, cv2.LINE_AA)
     clip = Clip(frames, captions, FPS, viewer.scale, step + 1 + np.arange(count))
-    alt = f"{trace.name} from step {step}: as it went (left, white way) and under {called} (right, blue way)."
+    alt = f"{trace.name} from step {step}: as it went ({first}, white way) and under {called} ({second}, blue way)."
     return ReplayScrubber(clip, alt, picture, map_path(viewer.room_map, branch.positions), start=step + 1, n=6)
