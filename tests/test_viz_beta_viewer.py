@@ -103,10 +103,12 @@ def test_keys_pointer_and_play(viewer, page):
     box = page.run(
         f"{STATE}const b=root.querySelectorAll('canvas')[6].getBoundingClientRect();return [b.x,b.y,b.width]"
     )
-    x, y = box[0] + 34 + (box[2] - 42) * 0.5, box[1] + 50
-    for kind in ("mousePressed", "mouseReleased"):
-        page.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
-    assert abs(page.run(step) - (last + 1) // 2) <= 1
+    across, y = box[2] - 42, box[1] + 50
+    for kind, part in (("mousePressed", 0.5), ("mouseMoved", 0.7), ("mouseMoved", 0.8), ("mouseReleased", 0.8)):
+        place = {"x": box[0] + 34 + across * part, "y": y, "button": "left", "buttons": 1, "clickCount": 1}
+        page.call("Input.dispatchMouseEvent", type=kind, **place)
+        assert abs(page.run(step) - part * (last + 1)) <= 1
+    put(page, "input", last // 2)
     page.press(" ")
     page.wait(f"+document.querySelector('.mz').dataset.step > {last // 2 + 5}", 20)
     assert page.run(f"{STATE}return root.dataset.playing") == "yes"
