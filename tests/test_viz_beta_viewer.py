@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from bench.browser import CHROMIUM, Browser
-from bench.viewer import made_up_viewer, redraw
+from bench.viewer import held_direction, made_up_viewer, redraw
 from mzlib import runs
 from mzlib.emulator import ACTIONS
 from mzlib.viz.beta_viewer import BetaViewer
 from mzlib.viz.segments import cluster_codes, segment_codes, segment_of_steps, segment_starts
+from mzlib.viz.steering import SteeringPanel
 
 STATE = "const root=document.querySelector('.mz');"
 PIXEL = "const pixel=(k,x,y)=>[...root.querySelectorAll('canvas')[k].getContext('2d').getImageData(x,y,1,1).data];"
@@ -27,11 +28,14 @@ def viewer():
 def page(viewer, tmp_path_factory):
     if CHROMIUM is None:
         pytest.skip("no chromium or google-chrome here to run the widget in")
+    other = SteeringPanel(viewer, held_direction(), steps=2).steer()  # another widget, and its style, in the same page
     path = tmp_path_factory.mktemp("viewer") / "page.html"
     errors = (
         "<script>window.errors=[];onerror=m=>errors.push(m);onunhandledrejection=e=>errors.push(e.reason+'')</script>"
     )
-    path.write_text(f"<!doctype html><meta charset='utf-8'>{errors}<body>{viewer.to_html()}", encoding="utf-8")
+    path.write_text(
+        f"<!doctype html><meta charset='utf-8'>{errors}<body>{viewer.to_html()}{other.to_html()}", encoding="utf-8"
+    )
     with Browser() as browser:
         browser.open(path.as_uri())
         browser.wait("document.querySelector('.mz')?.dataset.ready")
@@ -129,9 +133,13 @@ def test_it_fits_a_phone_and_names_its_controls(page):
             f"{STATE}return [...root.querySelectorAll('input,select,canvas[role]')]"
             ".filter(e=>!e.getAttribute('aria-label')).length"
         )
+        chart = page.run(
+            f"{STATE}return [5,6].map(k=>root.querySelectorAll('canvas')[k].getBoundingClientRect().height)"
+        )
     finally:
         page.call("Emulation.clearDeviceMetricsOverride")
     assert wide <= 375
+    assert chart == [112, 112]
     assert unnamed == 0
 
 

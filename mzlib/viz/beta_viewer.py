@@ -24,14 +24,15 @@ from mzlib.viz.widgets import FRAMES_PER_SHEET, Widget, canvas, layers, packed, 
 FPS = 15.0
 PLANE = (560, 352)  # width and height of the codes' plane in pixels
 
+# Over the widgets' own style, also where another widget's comes later in the page.
 MORE_STYLE = """
-.mz-chart{position:relative;margin-top:6px}
-.mz-chart canvas{height:112px;touch-action:none;cursor:crosshair;background:#fff}
-.mz-chart canvas+canvas{position:absolute;left:0;top:0;background:none}
-.mz-column{flex:1 1 0;min-width:min(260px,100%);display:flex;flex-direction:column;gap:8px}
-.mz-column .mz-panel{flex:none}
-.mz-more label{display:flex;gap:8px;align-items:center;flex:1 1 16rem}
-.mz-more select{flex:1 1 12rem;min-width:0}
+.mz .mz-chart{position:relative;margin-top:6px}
+.mz .mz-chart canvas{height:112px;touch-action:none;cursor:crosshair;background:#fff}
+.mz .mz-chart canvas+canvas{position:absolute;left:0;top:0;background:none}
+.mz .mz-column{flex:1 1 0;min-width:min(300px,100%);display:flex;flex-direction:column;gap:8px}
+.mz .mz-column .mz-panel{flex:none}
+.mz .mz-more label{display:flex;gap:8px;align-items:center;flex:1 1 16rem}
+.mz .mz-more select{flex:1 1 12rem;min-width:0}
 """
 
 # Two layers a picture: what a trajectory and a threshold fix (`base`), and over it what the step moves (`draw`).

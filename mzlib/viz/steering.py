@@ -126,4 +126,6 @@ def side_by_side(viewer: BetaViewer, trajectory: int, step: int, branch: Branch,
             cv2.line(picture, *(tuple(map(int, end.round())) for end in (a, b)), (255, 255, 255), thick, cv2.LINE_AA)
     clip = Clip(frames, captions, FPS, viewer.scale, step + 1 + np.arange(count))
     alt = f"{trace.name} from step {step}: as it went ({first}, white way) and under {called} ({second}, blue way)."
-    return ReplayScrubber(clip, alt, picture, map_path(viewer.room_map, branch.positions), start=step + 1, n=6)
+    return ReplayScrubber(
+        clip, alt, picture, map_path(viewer.room_map, branch.positions), start=step + 1, n=4 if high else 3
+    )
