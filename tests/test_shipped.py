@@ -1,13 +1,16 @@
 """The demonstrations and weights that the workbook ships: what the README says of them is so."""
 
 import collections
+from functools import partial
 
 import numpy as np
 import pytest
 
 from mzlib import demos, pinpad_study, runs
 from mzlib.backbone import PinpadBackbone, PinpadBackboneConfig
+from mzlib.evaluate import EvaluationProtocol, evaluate
 from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
+from mzlib.policies import ActorCriticPolicy
 from mzlib.runs import data_dir
 
 FILES = sorted(data_dir("demos").glob("*.npz"))
@@ -71,3 +74,21 @@ def test_the_grid_worlds_switch_opens_at_changes_of_subgoal():
         stored["Grid world: switch against true changes of subgoal, F1 (median)"], abs=0.05
     )
     assert found["kl"] == pytest.approx(stored["Grid world: KL an episode"], rel=0.2)
+
+
+def test_the_policy_takes_the_key_from_reset():
+    make = partial(ActorCriticPolicy, data_dir("weights", "policy.safetensors"))
+    protocol = EvaluationProtocol(episodes=8, max_frames=1_200)
+    played = evaluate(make, protocol, workers=1)
+    stored = {record["name"]: record for record in runs.read_results()["robustify"]}
+    assert stored["Robustified, first key: key in the first life"]["per_seed"]["0"] > 0.9
+    assert sum(played["first_life_keys"]) >= 7
+
+
+def test_the_policys_rollouts_are_many_different_and_replay():
+    loaded = demos.load(data_dir("demos", "robust", "first_key.npz"))
+    assert len(loaded) >= 500
+    assert len({demo.actions.tobytes() for demo in loaded}) == len(loaded) == len({demo.seed for demo in loaded})
+    assert all(demo.sticky == 0.25 and demo.score == 100 and demo.seed < 50_000 for demo in loaded)
+    for number in np.random.default_rng(0).choice(len(loaded), 3, replace=False):
+        demos.verify(loaded[number])
