@@ -66,6 +66,9 @@ class GoExploreConfig:
     workers: int = field(
         default=0, metadata={"free": True}
     )  # processes; 0: one a core. The result doesn't depend on it.
+    cluster: str = field(
+        default="", metadata={"free": True}
+    )  # a Ray cluster to explore on: "local", "auto", "host:port" or "ray://host:port"; "": processes here
 
     def __post_init__(self):
         if self.game not in GAMES:
@@ -87,17 +90,30 @@ class GoExploreConfig:
             raise ValueError(f"noops={self.noops}, workers={self.workers}, seed={self.seed}: none may be negative")
 
 
+def workers_of(config: GoExploreConfig) -> Workers:
+    """Explorers in processes here, or on the Ray cluster that the configuration names."""
+    if not config.cluster:
+        return Workers(config, config.workers)
+    try:
+        from mzlib.go_explore.cluster import ClusterWorkers  # nothing else imports Ray
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise ModuleNotFoundError(f"cluster={config.cluster!r}: needs Ray; pip install '.[cluster]'") from error
+    return ClusterWorkers(config, config.workers)
+
+
 class Search:
     """A search under way: the archive, its random generator and the two batches being explored.
 
     The next batch is drawn before the last is taken in, so that no worker waits. Episodes are taken in by number, so
-    the same seed gives the same archive with any number of workers, and a search resumed from a checkpoint the one
-    never killed.
+    the same seed gives the same archive with any number of workers, here or on a cluster, and a search resumed from a
+    checkpoint the one never killed.
     """
 
     def __init__(self, config: GoExploreConfig, archive: Archive | None = None, workers: Workers | None = None):
         self.config = config
-        self.workers = workers or Workers(config, config.workers)
+        self.workers = workers or workers_of(config)
         start = self.workers.explorer.start()
         self.archive = archive or Archive(start, config.selection)
         self.recutting = Recutting(config.seed, config.recompute_every) if config.cells == "dynamic" else None

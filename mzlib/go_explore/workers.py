@@ -111,6 +111,13 @@ class Explorer:
                 candidates.append(Candidate(cell, score, offset, self.place(), self.pack(state), self.screen()))
         return Episode(offset, actions[:offset].tobytes(), tuple(sorted(visited)), tuple(candidates), done, sample)
 
+    def work(self, cut: Cut | None, news: dict[bytes, Standing], tasks: list[Task]) -> dict[int, Episode]:
+        """Take in a new cut, if any, and news of the archive's standings, then explore: task number -> episode."""
+        if cut is not None:
+            self.recut(cut)
+        self.known |= news
+        return {task.number: self.explore(task) for task in tasks}
+
 
 def random_actions(rng: np.random.Generator, config) -> np.ndarray:
     """(explore_steps,) uint8: uniform actions, each held on with probability `repeat_probability`."""
@@ -242,10 +249,6 @@ def serve(connection, config) -> None:
     explorer = Explorer(config)
     try:
         while True:
-            cut, news, tasks = connection.recv()
-            if cut is not None:
-                explorer.recut(cut)
-            explorer.known |= news
-            connection.send({task.number: explorer.explore(task) for task in tasks})
+            connection.send(explorer.work(*connection.recv()))
     except (EOFError, ConnectionResetError, BrokenPipeError):
         return
