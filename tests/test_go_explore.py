@@ -264,6 +264,16 @@ def test_the_seed_and_the_number_draw_the_actions():
     assert len(drawn) == 4
 
 
+def test_an_earlier_task_knows_nothing_of_later_ones():
+    """Given again because its explorer was lost, it reports what it would have reported in its turn."""
+    in_turn, again = Explorer(TINY), Explorer(TINY)
+    pick = Archive(in_turn.start()).pick(0)
+    first, second = (in_turn.explore(Task(number, pick)) for number in (0, 1))
+    alone = again.explore(Task(1, pick))
+    assert len(second.candidates) < len(alone.candidates), "what was found before is not reported again"
+    assert again.explore(Task(0, pick)) == first
+
+
 # ---- the search
 
 

@@ -45,6 +45,7 @@ class Explorer:
         self.first_score = sum(self.emulator.step(action) for action in config.prefix)
         self.first_state = self.emulator.save_state(include_rng=config.sticky > 0)
         self.known: dict[bytes, Standing] = {}
+        self.latest = -1  # number of a task
 
     def start(self) -> Candidate:
         """The way to where the search begins: no action but the configuration's prefix."""
@@ -81,9 +82,12 @@ class Explorer:
         `repeat_probability`.
 
         `known` (cell -> the archive's standing, perhaps an old one) only saves work: a way that is no better than
-        what the archive had is not worth a state. What the archive accepts doesn't depend on it.
+        what the archive had is not worth a state. What the archive accepts doesn't depend on it, as long as it has
+        nothing of later episodes: an earlier task, given again because its explorer was lost, goes without.
         """
-        config, emulator, known = self.config, self.emulator, self.known
+        config, emulator = self.config, self.emulator
+        known = self.known if task.number > self.latest else {}
+        self.latest = max(self.latest, task.number)
         rng = np.random.default_rng((config.seed, task.number))
         actions = random_actions(rng, config)
         sampled, sample = rng.integers(1, config.explore_steps + 1) if self.dynamic else 0, b""
