@@ -205,7 +205,7 @@ def test_a_node_with_another_emulator_is_refused(ray):
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"])
 def test_no_cluster_there(ray, address):
-    with pytest.raises(ConnectionError, match=f"^cluster='{address}': no Ray cluster there .*; use local, auto or"):
+    with pytest.raises(ConnectionError, match=f"^cluster='{address}': no Ray there .*; use local, auto or"):
         Search(replace(TINY, cluster=address))
 
 

@@ -101,8 +101,8 @@ class ClusterWorkers(Workers):
 
     def _work(self) -> None:
         """Wait until an explorer reports or is found lost."""
-        started = any(remote.started for remote in self.remotes)
-        ready, _ = ray.wait(list(self.out), timeout=None if started else self.PATIENCE)
+        some = any(remote.started for remote in self.remotes)
+        ready, _ = ray.wait(list(self.out), timeout=None if some else self.PATIENCE)
         if not ready:
             raise RuntimeError(
                 f"cluster={self.cluster!r}: no explorer has started for {self.PATIENCE:g} s; "
@@ -132,23 +132,18 @@ class ClusterWorkers(Workers):
             raise RuntimeError(f"cluster={self.cluster!r}: explorers keep dying; run again to resume") from error
         ray.kill(remote.actor)  # where only the connection was lost
         self.remotes.remove(remote)
-        messages = [message for message, (holder, _) in self.out.items() if holder is remote]
-        tasks = [task for message in messages for task in self.out.pop(message)[1]]
-        self.tasks.extendleft(reversed(tasks))
+        lost = [message for message, (holder, _) in self.out.items() if holder is remote]
+        self.tasks.extendleft(reversed([task for message in lost for task in self.out.pop(message)[1]]))
         self._start()
 
 
 def join(address: str, cpus: int = 0) -> None:
     """Connect to the Ray cluster at `address`, or start one of `cpus` CPUs (0: all) on this machine for "local"."""
-    here = {}
-    if address == "local":
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports to its makers
-        here = {"num_cpus": cpus or None, "include_dashboard": False}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else a cluster started here reports to Ray's makers
+    here = {"num_cpus": cpus or None, "include_dashboard": False} if address == "local" else {}
     try:
         if to := re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address):
             socket.create_connection((to[1], int(to[2])), timeout=10).close()  # Ray itself tries for minutes
         ray.init(address, logging_level="error", log_to_driver=False, **here)
     except (OSError, ValueError) as error:
-        raise ConnectionError(
-            f"cluster={address!r}: no Ray cluster there ({error}); use local, auto or the address of one"
-        ) from error
+        raise ConnectionError(f"cluster={address!r}: no Ray there ({error}); use local, auto or host:port") from error
