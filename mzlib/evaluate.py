@@ -139,6 +139,7 @@ class Episode:
             "first_key": self.first_key,
             "first_life_key": self.first_life_key,
             "rooms": len(self.rooms),
+            "visited": sorted(self.rooms),
             "steps": self.steps,
         }
 
@@ -197,7 +198,7 @@ def evaluate(make_policy: Callable[[], Policy], protocol: EvaluationProtocol, wo
 
 def summarise(tallies: list[dict], protocol: dict, seconds: float) -> dict:
     """One object of plain values: mean with its 95 % bootstrap interval, median, IQM, first-life mean, key rate,
-    rooms, scores."""
+    rooms (most in an episode; all that were visited), scores."""
     tallies = sorted(tallies, key=lambda tally: tally["seed"])
     scores = np.array([tally["score"] for tally in tallies], float)
     first = np.array([tally["first_life_score"] for tally in tallies], float)
@@ -212,6 +213,7 @@ def summarise(tallies: list[dict], protocol: dict, seconds: float) -> dict:
         "first_key_rate": float(np.mean([tally["first_key"] for tally in tallies])),
         "first_life_key_rate": float(np.mean([tally["first_life_key"] for tally in tallies])),
         "rooms_max": max(tally["rooms"] for tally in tallies),
+        "visited": sorted({room for tally in tallies for room in tally["visited"]}),
         "scores": [tally["score"] for tally in tallies],
         "first_keys": [tally["first_key"] for tally in tallies],
         "first_life_keys": [tally["first_life_key"] for tally in tallies],

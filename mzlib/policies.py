@@ -131,14 +131,15 @@ class Draws:
 class ActorCriticPolicy:
     """Acts from reset as the actor-critic does, an `evaluate.Policy`: actions drawn, or `greedy` the likeliest.
 
-    As an episode or a life begins, its first frame fills the stack and nothing is remembered. weights: as
-    `runs.save_weights` wrote them. seed: of the draws, with each episode's own.
+    As an episode begins, and with `forgets_lives` a life, its first frame fills the stack and nothing is remembered.
+    weights: as `runs.save_weights` wrote them. seed: of the draws, with each episode's own.
     """
 
     sees_frames = True
 
-    def __init__(self, weights: Path, greedy: bool = False, seed: int = 0):
+    def __init__(self, weights: Path, greedy: bool = False, seed: int = 0, forgets_lives: bool = True):
         torch.set_num_threads(1)
+        self.forgets_lives = forgets_lives
         self.model = runs.load_weights(weights, ActorCritic, ActorCriticConfig)[0].eval()
         self.greedy, self.draws = greedy, Draws(seed)
         self.stack: Tensor | None = None  # (n, 4, 84, 84)
@@ -148,7 +149,7 @@ class ActorCriticPolicy:
         """(n,) actions. observation: an `evaluate.Observation` of the same n episodes every time, or of n that all
         begin."""
         frames = torch.from_numpy(observation.frames)[:, None]
-        fresh = torch.from_numpy(observation.began | observation.life_lost)
+        fresh = torch.from_numpy(observation.began | (observation.life_lost & self.forgets_lives))
         if self.stack is None or fresh.all():
             self.stack, self.state = frames.repeat(1, STACK, 1, 1), self.model.init_state(len(frames))
         self.stack = torch.cat([self.stack[:, 1:], frames], 1)

@@ -118,6 +118,7 @@ def test_sums_by_hand():
             "first_key": score > 0,
             "first_life_key": score > 100,
             "rooms": 1 + n,
+            "visited": [1, 2, 6, 7][: 1 + n],
             "steps": 10,
         }
         for n, score in enumerate([0, 100, 400, 2500])
@@ -125,6 +126,7 @@ def test_sums_by_hand():
     summary = summarise(tallies, {"sticky": 0.25}, seconds=2.0)
     assert (summary["mean"], summary["median"], summary["iqm"], summary["first_life_mean"]) == (750, 250, 250, 375)
     assert (summary["first_key_rate"], summary["rooms_max"], summary["steps_per_s"]) == (0.75, 4, 20)
+    assert summary["visited"] == [1, 2, 6, 7]
     assert summary["scores"] == [2500, 400, 100, 0], "by seed"
     low, high = summary["interval"]
     assert 0 <= low < 750 < high <= 2500

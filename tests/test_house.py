@@ -22,6 +22,7 @@ pinpad_study
 robustify internal_rl rnd bc meta
 go_explore
 evaluate
+curiosity
 metacontroller policies probes
 backbone
 ppo layers

@@ -60,6 +60,13 @@ def test_how_many_there_are_and_about_half_are_sticky(score, count):
     assert abs(np.mean(sticky) - 0.5) <= 0.1
 
 
+def test_the_ways_through_many_rooms():
+    ways = demos.load(data_dir("demos", "rooms", "five_million.npz"))
+    scored = runs.read_results()["five_million"][0]["per_seed"]
+    assert {str(way.seed): way.score for way in ways} == scored
+    demos.verify(ways[1])
+
+
 def test_the_grid_worlds_switch_opens_at_changes_of_subgoal():
     backbone, about = runs.load_weights(
         data_dir("weights", "pinpad_backbone.safetensors"), PinpadBackbone, PinpadBackboneConfig
