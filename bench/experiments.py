@@ -6,6 +6,7 @@ hundred_million  one search of 100 M steps, its score verified by replay
 pinpad       the grid world of notebook 00: switch, codes and internal RL, three seeds
 cloning      the backbone of notebook 02 in four variants: held-out steps, acting from reset, free runs, probes
 robustify    ten demos of the first key robustified under sticky actions, played from reset: 3 seeds, 200 episodes each
+rnd          PPO + RND, profile full: scores and rooms from reset, the prediction error by room; resumes its run
 open_loop    the best demo's actions played from reset under sticky actions and no-ops, 100 episodes
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import cloning as bench_cloning
+from bench import rnd as bench_rnd
 from bench import robustify as bench_robustify
 from bench.pinpad import BASELINES, OWN, RAW, RAW_LEARNING_RATE, everything, finals
 from mzlib import demos, runs
@@ -277,13 +279,38 @@ def robustify(workers: int) -> list[dict]:
     return results
 
 
+def rnd(workers: int) -> list[dict]:
+    """One training of PPO + RND; what is there of it is taken as it is."""
+    since, seed = time.perf_counter(), 0
+    folder = bench_rnd.train(seed, workers)
+    final = bench_rnd.final(folder)
+    runs.write_curve("rnd", bench_rnd.learning_curve(seed, folder))
+    runs.write_curve("rnd_rooms", bench_rnd.room_curve(seed, folder))
+    runs.write_curve("rnd_way", bench_rnd.way_curve(seed, folder))
+    reached = final["first_points_step"]
+    protocol = {"what": "the best of its milestones on selection seeds, from reset", **final["protocol"]}
+    protocol |= {"first points in training": f"not in {final['steps']:,} steps" if reached is None else reached}
+    wanted = (
+        ("whole-game score (mean)", final["mean"], final["interval"], "points"),
+        ("first-life score (mean)", final["first_life_mean"], final["first_life_interval"], "points"),
+        ("key in the whole game", *share(final["first_keys"]), ""),
+        ("rooms, most in an episode", final["rooms_max"], [final["rooms_max"]] * 2, "rooms"),
+        ("best score of a training episode", final["best_score"], [final["best_score"]] * 2, "points"),
+    )
+    return [
+        record(f"PPO + RND: {name}", {seed: value}, unit, {"experiment": "rnd"} | protocol, final["steps"], since)
+        | {"interval": interval, "wall_s": final["wall_s"]}
+        for name, value, interval, unit in wanted
+    ]
+
+
 EXPERIMENTS = {
     "first_key": first_key,
     "five_million": five_million,
     "hundred_million": hundred_million,
     "open_loop": open_loop,
 }
-EXPERIMENTS |= {"pinpad": pinpad, "cloning": cloning, "robustify": robustify}
+EXPERIMENTS |= {"pinpad": pinpad, "cloning": cloning, "robustify": robustify, "rnd": rnd}
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from ale_py import ALEInterface, ALEState, LoggerMode
 
 from bench.models import models
 from bench.ppo_loop import ppo_steps_ratio
+from bench.rnd import rnd_speed
 from bench.training import cloning
 from bench.vector import vecenv_ratio
 from bench.viewer import viewer_redraw
@@ -236,6 +237,7 @@ BENCHES = {
     "vecenv": vecenv_ratio,
     "ppo": ppo_steps_ratio,
     "viewer": viewer_redraw,
+    "rnd": rnd_speed,
 }
 
 

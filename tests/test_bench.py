@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from bench import rnd as bench_rnd
 from bench import speed, vector
 from bench.durability import drill, replay_the_best
 from bench.models import plain_forward, plain_scan, plain_unroll, recomputed_logits, unbound_scan
@@ -80,6 +81,33 @@ def test_vector_environments_are_compared(tmp_path, monkeypatch):
     assert len(results["vecenv_ratio"]["rounds"]) == 2
     assert results["vecenv_ratio"]["reference"].startswith("AtariVectorEnv, 6 environments")
     assert all(result["value"] > 0 for result in results.values())
+
+
+def test_acting_beside_the_emulators(monkeypatch):
+    small = {"rollout": 8, "channels": (4, 8, 8), "hidden": 16, "features": 16}
+    settings = bench_rnd.settings
+    monkeypatch.setattr(bench_rnd, "settings", lambda **sizes: settings(**sizes | small | {"environments": 4}))
+    monkeypatch.setattr(bench_rnd, "CPU_SQUARE", 64)
+    found = bench_rnd.rnd_speed(0.0)
+    assert {"rnd_efficiency", "rnd_flops_utilisation", "rnd_steps_per_s", "rnd_learner_steps_per_s"} <= found.keys()
+    assert len(found["rnd_efficiency"]["rounds"]) == bench_rnd.ROUNDS
+    assert all(result["value"] > 0 for result in found.values())
+
+
+def test_the_curves_of_a_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("MZ_RUNS", str(tmp_path))
+    small = {"rollout": 8, "environments": 2, "total_steps": 32, "warmup_rollouts": 1, "milestones": 2, "episodes": 2}
+    small |= {"max_steps": 12, "channels": (4, 8, 8), "hidden": 16, "features": 16, "device": "cpu"}
+    settings = bench_rnd.settings
+    monkeypatch.setattr(bench_rnd, "settings", lambda **changes: settings(**changes | small))
+    folder = bench_rnd.train(0, 1)
+    assert [row["step"] for row in bench_rnd.learning_curve(0, folder)] == [16, 32]
+    rooms = bench_rnd.room_curve(0, folder)
+    assert {row["step"] for row in rooms} == {16, 32}
+    assert {row["room"] for row in rooms if row["visited"]} == {1}
+    way = bench_rnd.way_curve(0, folder)
+    assert (way[0]["room"], way[-1]["step"]) == (1, 2_323)
+    assert bench_rnd.final(folder)["steps"] == 32
 
 
 def test_a_kill_leaves_no_trace(capsys):
