@@ -92,6 +92,23 @@ WRONG = {
         lambda scores, targets, lag: len(scores) > len(targets) + lag and scores[-1] < targets[-1],
         lambda scores, targets, lag: len(scores) > lag and scores[-1] <= targets[min(len(scores), len(targets)) - 1],
     ),
+    "07 normalise": (
+        lambda frame, mean, std: ((np.array(frame) - mean) / std).tolist(),
+        lambda frame, mean, std: np.clip(np.array(frame) - mean, -5, 5).tolist(),
+        lambda frame, mean, std: np.clip((np.array(frame) - mean) / np.square(std), -5, 5).tolist(),
+    ),
+    "07 filter": (
+        lambda rewards, gamma: discounted(rewards, [False] * len(rewards), gamma),
+        lambda rewards, gamma: np.cumsum(rewards).tolist(),
+        lambda rewards, gamma: [(1 - gamma) * r for r in discounted(rewards[::-1], [False] * 9, gamma)[::-1]],
+    ),
+    "07 two returns": (
+        lambda rewards, ended, gamma, episodic: discounted(rewards, ended, gamma),
+        lambda rewards, ended, gamma, episodic: discounted(rewards, [False] * len(ended), gamma),
+        lambda rewards, ended, gamma, episodic: discounted(
+            rewards, [episodic and e for e in [*ended[1:], False]], gamma
+        ),
+    ),
     "08 iqm": (
         lambda scores: float(np.mean(scores)),
         lambda scores: float(np.median(scores)),
@@ -111,6 +128,13 @@ def integrated(switches, proposals):
     for switch, proposal in zip(switches, proposals, strict=True):
         codes.append(switch * proposal + (1 - switch) * codes[-1])
     return codes[1:]
+
+
+def discounted(rewards, ended, gamma):
+    returns = [0.0]
+    for reward, over in zip(rewards[::-1], ended[: len(rewards)][::-1], strict=True):
+        returns.append(reward + gamma * (not over) * returns[-1])
+    return returns[:0:-1]
 
 
 def lengths_of(begins, end):
