@@ -116,27 +116,29 @@ class Curiosity(nn.Module):
 
     def see(self, frames: Tensor) -> Tensor:
         """Normalise single frames (m, 84, 84) uint8 to (m, 1, 84, 84)."""
-        mean, std = self.frames.mean.float(), self.frames.variance.sqrt().clamp(min=DEAD_PIXEL).float()
-        mean, std = mean.to(frames.device), std.to(frames.device)
-        return ((frames - mean) / std).clamp_(-CLIP, CLIP)[:, None]
+        scale = 1 / self.frames.variance.sqrt().clamp(min=DEAD_PIXEL)
+        mean, scale = (x.float().to(frames.device) for x in (self.frames.mean, scale))
+        return frames.float().sub_(mean).mul_(scale).clamp_(-CLIP, CLIP)[:, None]
 
-    def error(self, frames: Tensor, target: Tensor | None = None) -> Tensor:
-        """(m,) errors of predicting frames (m, 84, 84) uint8; target: f of them where it is known, (m, features)."""
-        with torch.autocast(frames.device.type, torch.bfloat16, enabled=frames.is_cuda):
-            seen = self.see(frames)
-            target = self.target(seen) if target is None else target
-            predicted = self.predictor(seen)
-        return (predicted.float() - target.float()).square().mean(-1)
+    def error(self, frames: Tensor, target: Tensor) -> Tensor:
+        """(m,) errors of predicting f of frames (m, 84, 84) uint8, which is given: (m, features)."""
+        return self._error(self.see(frames), target)
 
     @torch.no_grad()
     def novelty(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Errors (m,) and targets (m, features) of any number of frames (m, 84, 84) uint8."""
         targets, errors = [], []
         for some in frames.split(CHUNK):
-            with torch.autocast(frames.device.type, torch.bfloat16, enabled=frames.is_cuda):
-                targets.append(self.target(self.see(some)))
-            errors.append(self.error(some, targets[-1]))
+            seen = self.see(some)
+            with torch.autocast(seen.device.type, torch.bfloat16, enabled=seen.is_cuda):
+                targets.append(self.target(seen))
+            errors.append(self._error(seen, targets[-1]))
         return torch.cat(errors), torch.cat(targets)
+
+    def _error(self, seen: Tensor, target: Tensor) -> Tensor:
+        with torch.autocast(seen.device.type, torch.bfloat16, enabled=seen.is_cuda):
+            predicted = self.predictor(seen)
+        return (predicted.float() - target.float()).square().mean(-1)
 
 
 class PredictorLoss:

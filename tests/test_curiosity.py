@@ -123,7 +123,7 @@ def test_the_target_stays_and_only_the_predictor_learns():
     curiosity.frames.update(torch.cat([gray(100), gray(120)]))
     before = {name: value.clone() for name, value in curiosity.state_dict().items()}
     optimiser = torch.optim.Adam(curiosity.parameters(), 1e-3)
-    curiosity.error(gray(100)).mean().backward()
+    curiosity.error(gray(100), torch.zeros(8, 16)).mean().backward()
     optimiser.step()
     changed = {name.split(".")[0] for name, value in curiosity.state_dict().items() if not value.equal(before[name])}
     assert changed == {"predictor"}

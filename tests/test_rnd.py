@@ -221,8 +221,7 @@ def test_surprise_is_about_the_newest_frame_that_a_step_led_to():
     learner, played = Learner(TINY), made_up(TINY)
     rewards, frames, _ = learner.intrinsic_rewards(played)
     assert torch.equal(frames.view(8, 4, 84, 84)[2, 3], played.frames[3, 3, 3])
-    with torch.no_grad():
-        alone = learner.curiosity.error(played.frames[3, 3, 3][None])
+    alone, _ = learner.curiosity.novelty(played.frames[3, 3, 3][None])
     assert rewards[2, 3].item() == pytest.approx(alone.item(), rel=1e-4)
     assert learner.curiosity.frames.count == 32
 
