@@ -264,6 +264,11 @@ def robustify(workers: int) -> list[dict]:
         finals = [bench_robustify.final(folder) for folder in folders[agent].values()]
         steps, seconds = (sum(final[cost] for final in finals) for cost in ("steps", "wall_s"))
         trained = f"policy after {finals[0]['steps']:,} steps on {finals[0]['demos']} demos"
+        chosen = "; ".join(
+            f"seed {seed}: likeliest {game['trials'][True]:.2f}, drawn {game['trials'][False]:.2f}"
+            for seed, game in games.items()
+        )
+        chosen = f"the better on {bench_robustify.TRIAL.episodes} selection episodes of 400 steps, by seed: {chosen}"
         wanted = (
             ("key in the first life", "first_life_key_rate", ""),
             ("key in the whole game", "first_key_rate", ""),
@@ -271,7 +276,7 @@ def robustify(workers: int) -> list[dict]:
             ("whole-game score (mean)", "mean", "points"),
         )
         for label, key, unit in wanted:
-            protocol = {"experiment": "robustify", "what": trained} | games[0]["protocol"]
+            protocol = {"experiment": "robustify", "what": trained, "actions": chosen} | games[0]["protocol"]
             values = {seed: game[key] for seed, game in games.items()}
             name = f"Robustified, {agent}: {label}"
             results.append(record(name, values, unit, protocol, steps, since, wall_s=seconds))

@@ -6,13 +6,14 @@ from functools import partial
 from pathlib import Path
 
 from mzlib import robustify, runs
-from mzlib.evaluate import EvaluationProtocol, evaluate
+from mzlib.evaluate import SELECTION_SEED, EvaluationProtocol, evaluate
 from mzlib.policies import ActorCriticPolicy
 from mzlib.robustify import RobustifyConfig
 from mzlib.runs import Run
 
 SEEDS = (0, 1, 2)
 EPISODES = 200
+TRIAL = EvaluationProtocol(episodes=100, first_seed=SELECTION_SEED, max_frames=1_600)
 FIRST_KEY = "first key"
 AGENTS = {FIRST_KEY: {}}
 DEMOS = 10  # columns of the curve
@@ -28,9 +29,13 @@ def train(changes: dict, seed: int, workers: int) -> Path:
 
 
 def played(folder: Path, workers: int) -> dict:
-    """The policy from reset on evaluation seeds, whole games."""
-    policy = partial(ActorCriticPolicy, folder / "policy.safetensors")
-    return evaluate(policy, EvaluationProtocol(episodes=EPISODES), workers)
+    """The policy from reset on evaluation seeds, whole games: its actions drawn, or the likeliest, whichever takes the
+    key in the first life more often on selection seeds (`trials`)."""
+    make, trials = partial(ActorCriticPolicy, folder / "policy.safetensors"), {}
+    for greedy in (True, False):
+        trials[greedy] = evaluate(partial(make, greedy=greedy), TRIAL, workers)["first_life_key_rate"]
+    policy = partial(make, greedy=max(trials, key=trials.get))
+    return evaluate(policy, EvaluationProtocol(episodes=EPISODES), workers) | {"trials": trials}
 
 
 def final(folder: Path) -> dict:
