@@ -26,7 +26,7 @@ from mzlib.runs import Run
 FIRST, WITH_ROLLOUTS = "step layout", "step layout, with the policies' rollouts"
 VARIANTS = {  # the others are trained for less: what they cost is in their records
     FIRST: {},
-    WITH_ROLLOUTS: {"rollouts": True, "epochs": 6.0},
+    WITH_ROLLOUTS: {"rollouts": True, "limit_trajs": 50.0, "epochs": 4.0},
     "step layout, sees its actions": {"see_actions": True, "epochs": 3.0},
     "seed layout": {"layout": "seed", "epochs": 1.0},
     "seed layout, sees its actions": {"layout": "seed", "see_actions": True, "epochs": 1.0},
