@@ -10,7 +10,6 @@ import os
 import sys
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,10 +17,18 @@ from torch import Tensor
 
 from mzlib import demos, runs
 from mzlib.backbone import BackboneConfig, MontezumaVLM, montezuma_loss
-from mzlib.dataset import PAD, FrameCache, WindowBatch, WindowDataset, split_by_seed
+from mzlib.dataset import (
+    PAD,
+    FrameCache,
+    WindowBatch,
+    WindowDataset,
+    cache_folder,
+    split_by_seed,
+    training_demos,
+)
 from mzlib.emulator import ACTIONS
-from mzlib.evaluate import SELECTION_SEED, EvaluationProtocol, Observation, evaluate
-from mzlib.policies import Draws
+from mzlib.evaluate import SELECTION_SEED, EvaluationProtocol, evaluate
+from mzlib.policies import ClonePolicy
 from mzlib.runs import Run, stage_main, train
 
 
@@ -71,22 +78,12 @@ class BCConfig:
 
 def demonstrations(config: BCConfig, profile: str) -> list[demos.Demo]:
     """The demos to clone: with "shipped" also those of the places data, and `rollouts` if asked for."""
-    if config.rollouts and config.demos != "shipped":
-        raise ValueError(f"rollouts=true: they go with demos=shipped, not demos={config.demos}")
-    chosen = demos.upstream(config.demos, profile)
-    if config.demos == "shipped":
-        folders = ("places", "robust") if config.rollouts else ("places",)
-        paths = [path for name in folders for path in sorted(runs.data_dir("demos", name).glob("*.npz"))]
-        chosen += [demo for path in paths for demo in demos.load(path)]
-    if config.demo_limit:
-        picked = np.linspace(0, len(chosen) - 1, min(config.demo_limit, len(chosen))).round().astype(int)
-        chosen = [chosen[i] for i in picked]
-    return chosen
+    return training_demos(config.demos, profile, config.rollouts, config.demo_limit)
 
 
 def data(config: BCConfig, profile: str) -> tuple[FrameCache, WindowDataset, WindowDataset]:
     """The replayed demos, and their windows to train on and held out."""
-    folder = runs.runs_root() / "cache" / f"{config.demos}{'+rollouts' * config.rollouts}-{config.demo_limit}"
+    folder = cache_folder(config.demos, config.rollouts, config.demo_limit)
     cache = FrameCache.build(demonstrations(config, profile), folder, config.workers or None)
     make = partial(WindowDataset, cache, seq_len=config.seq_len, stride=config.stride, seed=config.seed)
     kept, unseen = split_by_seed(cache, config.held_out)
@@ -208,54 +205,12 @@ class Updates:
         return dict(zip(("loss", "train_nll", "train_accuracy"), totals.tolist(), strict=True))
 
 
-class ClonePolicy:
-    """Acts as the clone does: actions drawn from its predictions, or `greedy` the likeliest; each life begins anew.
-
-    weights: as `save_weights` wrote them. temperature: of the draw; 0.5 scored more than 1 on 32 selection episodes.
-    seed: of the draws, with each episode's own.
-    """
-
-    sees_frames = True
-
-    def __init__(self, weights: Path, greedy: bool = False, temperature: float = 0.5, seed: int = 0):
-        torch.set_num_threads(1)
-        self.backbone = runs.load_weights(weights, MontezumaVLM, BackboneConfig)[0].eval()
-        self.greedy, self.temperature = greedy, temperature
-        self.draws = Draws(seed)
-        self.groups: list[tuple[slice, list]] | None = None  # rows and their caches
-
-    @torch.no_grad()
-    def act(self, observation: Observation) -> np.ndarray:
-        """(n,) actions."""
-        frames = torch.from_numpy(observation.frames)
-        fresh = torch.from_numpy(observation.began | observation.life_lost)
-        if self.groups is None:
-            count = len(frames)
-            self.stack, self.previous = frames[:, None].repeat(1, 4, 1, 1), torch.full((count,), PAD)
-            size = 1 if self.backbone.config.layout == "seed" else count  # its chunks begin when a life does
-            rows = [slice(at, at + size) for at in range(0, count, size)]
-            self.groups = [(some, self.backbone.init_cache(size)) for some in rows]
-        self.stack = torch.cat([self.stack[:, 1:], frames[:, None]], 1)
-        self.stack[fresh] = frames[fresh, None]
-        self.previous[fresh] = PAD
-        logits = []
-        for rows, caches in self.groups:
-            residual = self.backbone.lower_step(self.stack[rows], self.previous[rows], caches, fresh[rows])
-            logits.append(self.backbone.upper_step(residual, caches).actions)
-        logits = torch.cat(logits)
-        if self.greedy:
-            self.previous = logits.argmax(-1)
-        else:
-            self.previous = self.draws((logits / self.temperature).softmax(-1), observation.began, observation.seeds)
-        return self.previous.numpy().copy()
-
-
 def run(config: BCConfig, run: Run) -> dict:
     """Train, measure, save; resumed where it left off."""
     if run.final is not None:
         return run.final
     runs.seed_everything(config.seed)
-    _, training, unseen = data(config, run.profile)
+    cache, training, unseen = data(config, run.profile)
     backbone = MontezumaVLM(config.backbone).to(runs.pick_device(config.device))
     steps = max(1, int(config.epochs * (len(training) // config.batch_size)))
     take = Updates(config, backbone, training, steps)
@@ -268,7 +223,8 @@ def run(config: BCConfig, run: Run) -> dict:
         return values | measure(backbone, unseen)
 
     train(run, "backbone", steps, update, {"backbone": backbone, "optimiser": take.optimiser}, headline="nll")
-    sha256 = runs.save_weights(run.folder / "backbone.safetensors", backbone)
+    aside = np.unique(cache.seed[unseen.demo_indices])
+    sha256 = runs.save_weights(run.folder / "backbone.safetensors", backbone, held_out=aside.tolist())
     found = measure(backbone, unseen, limit=10**9) | baselines(training, unseen)
     if config.episodes:
         protocol = EvaluationProtocol(episodes=config.episodes, first_seed=SELECTION_SEED)

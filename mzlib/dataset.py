@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mzlib.demos import Demo, start, verify
+from mzlib.demos import Demo, load, start, upstream, verify
 from mzlib.emulator import NOOP, rom_md5
 from mzlib.pinpad import Episodes
-from mzlib.runs import atomic_path
+from mzlib.runs import atomic_path, data_dir, runs_root
 from mzlib.trajectory import ACTION_COUNT, FRAME_SHAPE
 
 try:
@@ -166,6 +166,31 @@ def _replayed(demo: Demo) -> tuple[np.ndarray, ...]:
     if rewards != demo.rewards.tolist():
         verify(demo)
     return np.array(frames), np.array(lives), np.array(dying), np.array(positions).reshape(-1, 3)
+
+
+def training_demos(which: str, profile: str, rollouts: bool = False, limit: int = 0) -> list[Demo]:
+    """The demos that a model learns from: those of `demos.upstream`, with "shipped" also the places data.
+
+    rollouts: the robustified policies' own episodes too. limit: so many, evenly picked; 0: all.
+    """
+    if rollouts and which != "shipped":
+        raise ValueError(f"rollouts=true: they go with demos=shipped, not demos={which}")
+    chosen = upstream(which, profile)
+    if which == "shipped":
+        folders = ("places", "robust") if rollouts else ("places",)
+        paths = [path for name in folders for path in sorted(data_dir("demos", name).glob("*.npz"))]
+        chosen += [demo for path in paths for demo in load(path)]
+    return evenly(chosen, limit) if limit else chosen
+
+
+def evenly(items: Sequence, count: int) -> list:
+    """`count` of the items, or all if there are fewer, evenly picked."""
+    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]
+
+
+def cache_folder(which: str, rollouts: bool = False, limit: int = 0) -> Path:
+    """Where the frames of `training_demos` are kept."""
+    return runs_root() / "cache" / f"{which}{'+rollouts' * rollouts}-{limit}"
 
 
 def segments(cache: FrameCache, i: int) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Actor-critics over stacked frames, feed-forward or with a GRU, and how they act from reset."""
+"""Who acts from reset: actor-critics over stacked frames, feed-forward or with a GRU, and the cloned backbone."""
 
 import math
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mzlib import runs
+from mzlib.backbone import BackboneConfig, MontezumaVLM
 
 STACK = 4  # frames seen at once, the newest last
 SIDE = 84
@@ -158,3 +159,49 @@ class ActorCriticPolicy:
         if self.greedy:
             return logits.argmax(-1).numpy()
         return self.draws(logits.softmax(-1), observation.began, observation.seeds).numpy()
+
+
+class ClonePolicy:
+    """Acts as the clone does: actions drawn from its predictions, or `greedy` the likeliest; each life begins anew.
+
+    weights: as `save_weights` wrote them. temperature: of the draw; 0.5 scored more than 1 on 32 selection episodes.
+    seed: of the draws, with each episode's own.
+    """
+
+    sees_frames = True
+
+    def __init__(self, weights: Path, greedy: bool = False, temperature: float = 0.5, seed: int = 0):
+        torch.set_num_threads(1)
+        self.backbone = runs.load_weights(weights, MontezumaVLM, BackboneConfig)[0].eval()
+        self.greedy, self.temperature = greedy, temperature
+        self.draws = Draws(seed)
+        self.groups: list[tuple[slice, list]] | None = None  # rows and their caches
+
+    @torch.no_grad()
+    def act(self, observation) -> np.ndarray:
+        """(n,) actions. observation: an `evaluate.Observation` of the same n episodes every time."""
+        frames = torch.from_numpy(observation.frames)
+        fresh = torch.from_numpy(observation.began | observation.life_lost)
+        unknown = self.backbone.config.unknown
+        if self.groups is None:
+            count = len(frames)
+            self.stack, self.previous = frames[:, None].repeat(1, STACK, 1, 1), torch.full((count,), unknown)
+            size = 1 if self.backbone.config.layout == "seed" else count  # its chunks begin when a life does
+            rows = [slice(at, at + size) for at in range(0, count, size)]
+            self.groups = [(some, self.backbone.init_cache(size)) for some in rows]
+        self.stack = torch.cat([self.stack[:, 1:], frames[:, None]], 1)
+        self.stack[fresh] = frames[fresh, None]
+        self.previous[fresh] = unknown
+        lower = self.backbone.lower_step
+        residual = torch.cat([lower(self.stack[r], self.previous[r], caches, fresh[r]) for r, caches in self.groups])
+        residual = self.controlled(residual, fresh, observation)
+        logits = torch.cat([self.backbone.upper_step(residual[r], caches).actions for r, caches in self.groups])
+        if self.greedy:
+            self.previous = logits.argmax(-1)
+        else:
+            self.previous = self.draws((logits / self.temperature).softmax(-1), observation.began, observation.seeds)
+        return self.previous.numpy().copy()
+
+    def controlled(self, residual: Tensor, fresh: Tensor, observation) -> Tensor:
+        """e (n, n_e) as the upper blocks are to see it; fresh: (n,) bool, rows that begin anew."""
+        return residual

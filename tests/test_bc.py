@@ -14,7 +14,7 @@ from mzlib import bc, demos, runs
 from mzlib.backbone import MontezumaVLM
 from mzlib.bc import BCConfig, ClonePolicy
 from mzlib.dataset import PAD, FrameCache, WindowDataset
-from mzlib.evaluate import EvaluationProtocol, play_episodes
+from mzlib.evaluate import EvaluationProtocol, Observation, play_episodes
 from mzlib.runs import REPO, Run, data_dir
 
 TINY = BCConfig(device="cpu", demo_limit=4, seq_len=16, stride=24, width=16, depth=2, heads=2, layer=1, batch_size=3,
@@ -123,7 +123,7 @@ def test_acting_equals_the_parallel_form(tmp_path, layout):
     life_lost[1, 8] = True
     taken = []
     for t in range(16):
-        taken.append(policy.act(bc.Observation(frames[:, t], began[:, t], life_lost[:, t], np.arange(2))))
+        taken.append(policy.act(Observation(frames[:, t], began[:, t], life_lost[:, t], np.arange(2))))
     taken = np.stack(taken, 1)
 
     def parallel(seen: np.ndarray) -> np.ndarray:

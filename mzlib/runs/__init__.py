@@ -24,7 +24,7 @@ from .machine import REPO, code_hash, git_commit, machine, pick_device, progress
 from .profiles import config_from, load_profile
 from .results import read_curve, read_results, write_curve, write_result
 from .training import load_training, save_training, stop_button, train
-from .weights import load_weights, save_weights
+from .weights import load_weights, save_weights, upstream_weights, weights_sha256
 
 __all__ = [
     "REPO",
@@ -52,7 +52,9 @@ __all__ = [
     "stage_main",
     "stop_button",
     "train",
+    "upstream_weights",
     "versions",
+    "weights_sha256",
     "write_atomic",
     "write_curve",
     "write_result",

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from .folders import atomic_path, write_json
+from .folders import atomic_path, data_dir, runs_root, write_json
 from .profiles import config_from
 
 
@@ -49,3 +49,25 @@ def load_weights(path: Path, model_class: type, config_class: type, **expected: 
     model = model_class(config_from(config_class, about["config"]))
     model.load_state_dict({name: value.to(torch.float32) for name, value in load(content).items()})
     return model, about
+
+
+def weights_sha256(path: Path) -> str:
+    """The SHA-256 of a weights file, by which others name it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def upstream_weights(name: str, which: str, profile: str, notebook: str) -> Path:
+    """Where the weights `name` that a notebook builds on lie: "shipped" in data/weights, "run" in the same profile's
+    run of `notebook`.
+
+    FileNotFoundError if they aren't there, ValueError for another word; never the one in place of the other.
+    """
+    if which == "shipped":
+        path, remedy = data_dir("weights", f"{name}.safetensors"), "fetch the repository again"
+    elif which == "run":
+        path, remedy = runs_root() / profile / notebook / f"{name}.safetensors", f"run {notebook} first"
+    else:
+        raise ValueError(f"{name}={which!r}: use 'shipped' or 'run'")
+    if not path.exists():
+        raise FileNotFoundError(f"{name}={which!r}: {path.parent.name} has no {path.name}; {remedy}")
+    return path
