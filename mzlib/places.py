@@ -52,6 +52,26 @@ PLACES = (
     Place("below right, floor right", 6, 120, 152, 234, 236),
 )
 
+# What she stands on or hangs from: whole floors, ladders and the rope.
+SUPPORTS = (
+    Place("floor", 1, 20, 133, 147, 149),
+    Place("key platform", 1, 9, 36, 191, 193),
+    Place("conveyor", 1, 55, 100, 191, 193),
+    Place("right platform", 1, 119, 145, 191, 193),
+    Place("upper left platform", 1, 1, 54, 234, 236),
+    Place("start platform", 1, 63, 89, 234, 236),
+    Place("upper right platform", 1, 98, 152, 234, 236),
+    Place("middle ladder", 1, 75, 79, 194, 233),
+    Place("right ladder", 1, 131, 135, 150, 190),
+    Place("left ladder", 1, 19, 23, 150, 190),
+    Place("rope", 1, 107, 111, 168, 214),
+    Place("left room, floor", 0, 1, 152, 234, 236),
+    Place("right room, floor", 2, 1, 152, 234, 236),
+    Place("right room, ladder", 2, 75, 79, 134, 233),
+    Place("below right, ladder", 6, 75, 79, 237, 254),
+    Place("below right, floor", 6, 1, 152, 234, 236),
+)
+
 
 def _named(*names: str) -> tuple[Place, ...]:
     return tuple(next(place for place in PLACES if place.name == name) for name in names)

@@ -20,7 +20,8 @@ ROWS = """
 play
 pinpad_study
 robustify internal_rl rnd bc meta
-go_explore
+interventions
+go_explore segments steering
 evaluate
 curiosity
 metacontroller policies probes
