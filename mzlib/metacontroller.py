@@ -179,11 +179,19 @@ class Metacontroller(nn.Module):
         kl = 0.5 * (mean**2 + (2 * log_std).exp() - 1 - 2 * log_std).sum(-1)
         return Controlled(self.hypernetwork(residual, code), switch, code, kl)
 
-    def integrate(self, proposal: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def follow(self, residual: Tensor, proposal: Tensor, threshold: float = 0.5) -> Controlled:
+        """All steps of what acting does: e (b, t, n_e) under codes (b, t, n_z), each taken in where β ≥ threshold and
+        held until the next; no KL."""
+        history, _ = self.history(residual)
+        before = F.pad(history, (0, 0, 1, 0))[:, :-1]
+        switch, code = self.integrate(proposal, self.switch.first_layer(residual, before), threshold)
+        return Controlled(self.hypernetwork(residual, code), switch, code, torch.zeros_like(switch))
+
+    def integrate(self, proposal: Tensor, seen: Tensor, threshold: float | None = None) -> tuple[Tensor, Tensor]:
         """β (b, t) and z (b, t, n_z) of proposals z̃ (b, t, n_z); the gradient flows through z_{t−1} (Eq. of D.2).
 
         seen: (b, t, switch_width), the switch's first layer. What does not depend on z_{t−1} is computed beforehand:
-        this loop is the only one over time.
+        this loop is the only one over time. threshold: take a proposal in whole from this β on, else not at all.
         """
         config = self.config
         if config.always_open:
@@ -198,7 +206,8 @@ class Metacontroller(nn.Module):
                 if config.switch_noise and self.training:
                     noise = torch.logit(torch.rand_like(open_), eps=1e-6)
                 switch = self.switch(known, code, noise)
-            code = code + switch * (proposed - code)
+            taken = switch if threshold is None else (switch >= threshold).to(code.dtype)
+            code = code + taken * (proposed - code)
             switches.append(switch)
             codes.append(code)
         return torch.cat(switches, 1), torch.stack(codes, 1)

@@ -7,15 +7,14 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from mzlib import internal_rl, runs
 from mzlib.backbone import PinpadBackbone, PinpadBackboneConfig, clone_loss
 from mzlib.dataset import PinpadBatch, pinpad_batch
 from mzlib.evaluate import EVALUATION_SEED, SELECTION_SEED
 from mzlib.internal_rl import CodePolicy, ControlledPinpad, InternalRLConfig, PriorCodes
-from mzlib.meta import meta_loss
-from mzlib.metacontroller import Metacontroller, MetacontrollerConfig, annealed, switches_match
+from mzlib.meta import descend, kl_weight_at, meta_loss, switch_temperature_at, warm
+from mzlib.metacontroller import Metacontroller, MetacontrollerConfig, switches_match
 from mzlib.pinpad import LAPTOP, PAPER, Pinpad, PinpadConfig, expert_episodes
 from mzlib.runs import Run, stage_main, train
 
@@ -124,19 +123,6 @@ def held_out(config: PinpadStudyConfig, count: int, seed: int = SELECTION_SEED) 
     return pinpad_batch(episodes, runs.pick_device(config.device))
 
 
-def descend(parameters: list[nn.Parameter], optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One gradient step, the gradient's norm at most 1."""
-    optimiser.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimiser.step()
-
-
-def warm(learning_rate: float, step: int, steps: int) -> float:
-    """The learning rate at a step: up within 100 steps, then down in a straight line, to a twentieth at the end."""
-    return learning_rate * min((step + 1) / 100, max(0.05, 1 - step / steps))
-
-
 def train_backbone(config: PinpadStudyConfig, run: Run) -> PinpadBackbone:
     """Clone the expert."""
     torch.manual_seed(config.seed)
@@ -165,20 +151,6 @@ def train_backbone(config: PinpadStudyConfig, run: Run) -> PinpadBackbone:
     parts = {"backbone": backbone, "optimiser": optimiser}
     train(run, "backbone", steps, update, parts, headline="backbone_held_out_nll")
     return backbone
-
-
-def kl_weight_at(config: PinpadStudyConfig, step: int) -> float:
-    """α at a step: low, then quickly up to its peak, where only what is worth its price gets through and the switch
-    learns to be shut; then down again, for codes that say more of what lies ahead of each opening."""
-    up = config.kl_anneal_steps
-    low, high = (up / 4, config.kl_begin), (up, config.kl_peak)
-    return annealed(step, low, high, (1.5 * up, config.kl_peak), (2 * up, config.kl_weight))
-
-
-def switch_temperature_at(config: PinpadStudyConfig, step: int) -> float:
-    """The switch's temperature at a step: from 0.5 (or its last, if higher) to its last while α comes down."""
-    up, last = config.kl_anneal_steps, config.switch_temperature
-    return annealed(step, (1.5 * up, max(0.5, last)), (2 * up, last))
 
 
 def train_metacontroller(config: PinpadStudyConfig, run: Run, backbone: PinpadBackbone) -> Metacontroller:
