@@ -5,6 +5,7 @@ the subgoal, or a supervised controller can't write it, no metacontroller will f
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -70,12 +71,19 @@ class SupervisedControllers(nn.Module):
         low = torch.einsum("...rd,...d->...r", self.b[goals], residual)
         return residual + torch.einsum("...dr,...r->...d", self.a[goals], low)
 
+    def nll(self, upper: Callable[[Tensor], Tensor], residual: Tensor, goals: Tensor, actions: Tensor) -> Tensor:
+        """Mean −ln p of actions (b, t) under the controllers of goals (b, t), over steps whose goal is 0 or above; the
+        others are left uncontrolled. upper: ê (b, t, n_e) to logits."""
+        known = goals >= 0
+        controlled = torch.where(known[..., None], self(residual, goals.long().clamp(min=0)), residual)
+        return F.cross_entropy(upper(controlled)[known], actions[known].long())
+
     def loss(self, backbone: PinpadBackbone, batch: PinpadBatch) -> Tensor:
-        """Mean −ln p of the expert's actions under the controller of the subgoal that it pursued."""
+        """`nll` of the expert's actions on the grid world."""
         with torch.no_grad():
             residual = backbone.lower(batch.observations)
-        logits = backbone.upper(self(residual, batch.goals.long().clamp(min=0))).actions
-        return F.cross_entropy(logits[batch.valid], batch.actions[batch.valid].long())
+        goals = torch.where(batch.valid, batch.goals, -1)
+        return self.nll(lambda e: backbone.upper(e).actions, residual, goals, batch.actions)
 
 
 @torch.no_grad()
