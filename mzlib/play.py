@@ -15,14 +15,14 @@ from functools import partial
 from pathlib import Path
 
 from mzlib import demos
-from mzlib.bc import ClonePolicy
 from mzlib.demos import Demo
 from mzlib.evaluate import Episode, EvaluationProtocol, OpenLoop, Policy, evaluate, summarise, watch
-from mzlib.policies import ActorCriticPolicy
+from mzlib.policies import ActorCriticPolicy, ClonePolicy
 from mzlib.runs import data_dir
+from mzlib.steering import prior_policy
 from mzlib.viz.clips import render_steps, write_mp4
 
-AGENTS = {"backbone": ClonePolicy, "policy": ActorCriticPolicy}
+AGENTS = {"metacontroller": prior_policy, "backbone": ClonePolicy, "policy": ActorCriticPolicy}
 SHOWN = ("episodes", "mean", "median", "iqm", "first_life_mean", "first_key_rate", "rooms_max", "steps_per_s")
 
 
@@ -71,6 +71,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--backbone", metavar="shipped|FILE", help="a clone to play: data/weights' own, or a .safetensors file"
     )
+    parser.add_argument(
+        "--metacontroller",
+        metavar="shipped|FILE",
+        help="steer the backbone (shipped unless given) by codes from the prior: likewise",
+    )
+    parser.add_argument("--switch-rate", type=int, help="a new code every so many steps at least (default: as trained)")
+    parser.add_argument("--beta-threshold", type=float, help="the switch is open from this β on (default: 0.5)")
     parser.add_argument("--policy", metavar="shipped|FILE", help="a robustified policy to play: likewise")
     parser.add_argument("--deterministic", action="store_true", help="the agent's likeliest action, not a draw")
     parser.add_argument("--demo", default="best", metavar="best|FILE[#N]", help="whose actions to play (default: best)")
@@ -86,6 +93,11 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def weights_of(kind: str, named: str) -> Path:
+    """The weights file of an agent: data/weights' own, or the one named."""
+    return data_dir("weights", f"{kind}.safetensors") if named == "shipped" else Path(named)
+
+
 def play(given: argparse.Namespace) -> dict:
     """What the command line asks for; returns the summary."""
     for name in ("episodes", "max_steps"):
@@ -95,10 +107,21 @@ def play(given: argparse.Namespace) -> dict:
         raise ValueError(f"--render {given.render}: a name ending in .mp4 is needed")
     if given.backbone and given.policy:
         raise ValueError("--backbone, --policy: one agent plays; give one of them")
+    if given.metacontroller and given.policy:
+        raise ValueError("--metacontroller, --policy: a metacontroller steers a backbone; give --backbone, or nothing")
+    for name in ("switch_rate", "beta_threshold"):
+        if (value := getattr(given, name)) is not None and given.metacontroller is None:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: it is a metacontroller's; give --metacontroller too")
     for kind, policy_class in AGENTS.items():
         if (named := getattr(given, kind)) is not None:
-            weights = data_dir("weights", f"{kind}.safetensors") if named == "shipped" else Path(named)
+            weights = weights_of(kind, named)
             make_policy = partial(policy_class, weights, greedy=given.deterministic)
+            if kind == "metacontroller":
+                backbone = weights_of("backbone", given.backbone or "shipped")
+                threshold = 0.5 if given.beta_threshold is None else given.beta_threshold
+                make_policy = partial(
+                    prior_policy, backbone, weights, given.switch_rate, threshold, given.deterministic
+                )
             make_policy()  # a missing or damaged file is told here, not by a worker
             protocol = EvaluationProtocol(episodes=given.episodes or 20)
             return from_reset(make_policy, given, protocol) | {kind: weights.name}
