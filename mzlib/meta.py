@@ -16,6 +16,7 @@ from mzlib import runs, segments
 from mzlib.backbone import BackboneConfig, MontezumaVLM, PinpadBackbone
 from mzlib.backbone.residuals import SequenceBatch, Sequences, action_logits, streams
 from mzlib.dataset import FrameCache, PinpadBatch, WindowDataset, cache_folder, evenly, training_demos
+from mzlib.discovery import look, match, play_through
 from mzlib.metacontroller import Controlled, Metacontroller, MetacontrollerConfig, annealed
 from mzlib.runs import Run, stage_main, train
 
@@ -182,87 +183,6 @@ def rows_at(sequences: Sequences, size: int, step: int) -> np.ndarray:
         raise ValueError(f"batch_size={size}: the demos give {len(sequences)} windows; take 1 to as many")
     epoch, place = divmod(step, len(sequences) // size)
     return sequences.windows.order(epoch)[place * size : (place + 1) * size]
-
-
-class Played(NamedTuple):
-    """What a metacontroller made of sequences, all padded to the same length; per step (n, t)."""
-
-    rows: np.ndarray  # (n,) windows
-    valid: np.ndarray
-    actions: np.ndarray
-    goals: np.ndarray
-    positions: np.ndarray  # (n, t, 3)
-    switch: np.ndarray  # β
-    code: np.ndarray  # z (n, t, n_z)
-    kl: np.ndarray
-    nll: np.ndarray  # −ln p(a_t) with the posterior's codes
-    prior_nll: np.ndarray  # with codes from the prior, causally: a new one whenever the switch opens
-    backbone_nll: np.ndarray  # without codes
-
-
-@torch.no_grad()
-def play_through(
-    backbone: MontezumaVLM, metacontroller: Metacontroller, sequences: Sequences, rows: np.ndarray, size: int = 32
-) -> Played:
-    """Run the metacontroller over these windows of the data."""
-    training, device = metacontroller.training, backbone.device
-    metacontroller.eval()
-    parts = []
-    for some in np.array_split(rows, range(size, len(rows), size)):
-        batch = sequences.batch(some, device)
-        e = batch.residual
-        posterior = metacontroller(e, batch.lengths)
-        drawn = torch.randn(*e.shape[:2], metacontroller.config.code_dim, device=device)
-        prior = metacontroller.follow(e, drawn)
-        nll = [
-            -action_logits(backbone, batch.stream, stream)
-            .log_softmax(-1)
-            .gather(-1, batch.actions.clamp(max=backbone.config.actions - 1)[..., None])[..., 0]
-            for stream in (posterior.residual, prior.residual, e)
-        ]
-        steps = (batch.valid, batch.actions, batch.goals, batch.positions, posterior.switch, posterior.code)
-        parts.append([some, *(x.cpu().numpy() for x in (*steps, posterior.kl, *nll))])
-    metacontroller.train(training)
-    longest = sequences.windows.seq_len
-    padded = []
-    for name, arrays in zip(Played._fields, zip(*parts, strict=True), strict=True):
-        if name != "rows":
-            fill = -1 if name in ("goals", "positions") else 0
-            widths = [((0, 0), (0, longest - a.shape[1])) + ((0, 0),) * (a.ndim - 2) for a in arrays]
-            arrays = [np.pad(a, w, constant_values=fill) for a, w in zip(arrays, widths, strict=True)]
-        padded.append(np.concatenate(arrays))
-    return Played(*padded)
-
-
-def match(played: Played, sequences: Sequences, threshold: float = 0.5) -> dict[str, dict]:
-    """`segments.compare` of the switch's openings with the changes of goal, inside and between legs only."""
-    true, allowed = segments.goal_changes(played.goals)
-    changed = np.zeros_like(true)
-    changed[:, 1:] = played.actions[:, 1:] != played.actions[:, :-1]
-    groups = sequences.seeds(played.rows)
-    return segments.compare(played.switch > threshold, true, allowed, changed, groups)
-
-
-def look(played: Played, sequences: Sequences) -> dict[str, float]:
-    """The headline numbers: nats a step, KL also a sequence; β's sharpness; openings against changes of goal; F1 and
-    its controls'."""
-    valid = played.valid.astype(bool)
-    found = {name: float(getattr(played, name)[valid].mean()) for name in ("nll", "prior_nll", "backbone_nll", "kl")}
-    later = valid.copy()
-    later[:, 0] = False  # β is 1 there in any case
-    beta = played.switch[later]
-    true, allowed = segments.goal_changes(played.goals)
-    matches = match(played, sequences)
-    return found | {
-        "nll_and_kl": found["nll"] + found["kl"],
-        "kl_sequence": float((played.kl * valid).sum(1).mean()),
-        "sharp": float(((beta < 0.1) | (beta > 0.9)).mean()),
-        "open": float((beta > 0.5).mean()),
-        "switches": float((allowed & (played.switch > 0.5)).sum(1).mean()),
-        "changes": float(true.sum(1).mean()),
-        **{name: matches["switch"][name] for name in ("precision", "recall", "f1")},
-        **{f"f1_{name}": matches[name]["f1"] for name in segments.CONTROLS},
-    }
 
 
 def some_rows(sequences: Sequences, count: int) -> np.ndarray:

@@ -20,7 +20,7 @@ ROWS = """
 play
 pinpad_study
 robustify internal_rl rnd bc meta
-interventions
+interventions discovery
 go_explore segments steering
 evaluate
 curiosity

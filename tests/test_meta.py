@@ -6,13 +6,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from mzlib import dataset, demos, meta, runs
 from mzlib.backbone import BackboneConfig, MontezumaVLM
 from mzlib.backbone.residuals import SequenceBatch, Sequences, action_logits, streams
 from mzlib.dataset import FrameCache, WindowDataset
-from mzlib.meta import MetaConfig, Played, code_loss, position_loss
+from mzlib.meta import MetaConfig, code_loss, position_loss
 from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
 from mzlib.runs import Run, data_dir
 
@@ -133,32 +132,6 @@ def test_codes_from_the_prior_are_taken_in_whole_or_not_at_all(sequences):
         assert torch.allclose(followed.code[:, t], held, atol=1e-5)
 
 
-def planted(sequences: Sequences, switch) -> Played:
-    """What a metacontroller would have to have done: β from the goals."""
-    rows = np.arange(len(sequences))
-    batch = sequences.batch(rows)
-    n, t = batch.actions.shape
-    goals = torch.where(batch.valid, torch.arange(t).expand(n, t) // 9, -1).numpy()
-    zeros = np.zeros((n, t), np.float32)
-    steps = (batch.valid.numpy(), batch.actions.numpy(), goals, batch.positions.numpy(), switch(goals))
-    return Played(rows, *steps, np.zeros((n, t, 3)), zeros + 0.5, zeros + 0.2, zeros + 0.4, zeros + 0.3)
-
-
-def test_a_planted_switch_scores_one(sequences):
-    def true(goals):
-        beta = np.full(goals.shape, 0.01, np.float32)
-        beta[:, 1:][goals[:, 1:] != goals[:, :-1]] = 0.99
-        return beta
-
-    found = meta.look(planted(sequences, true), sequences)
-    assert (found["precision"], found["recall"], found["f1"], found["sharp"]) == (1, 1, 1, 1)
-    assert found["switches"] == found["changes"] > 0
-    assert max(found["f1_random"], found["f1_even"]) < 0.9
-    assert (found["nll"], found["nll_and_kl"]) == (pytest.approx(0.2), pytest.approx(0.7))
-    blind = meta.look(planted(sequences, lambda goals: np.full(goals.shape, 0.3, np.float32)), sequences)
-    assert (blind["f1"], blind["sharp"], blind["open"]) == (0, 0, 0)
-
-
 def test_trained_measured_saved_and_killed_then_resumed(tmp_path, monkeypatch):
     with Run.open("03_metacontroller", "smoke", TINY, tmp_path / "whole", quiet=True) as run:
         final = meta.run(TINY, run)
@@ -208,20 +181,6 @@ def test_what_was_held_out_of_the_backbone_is_held_out(monkeypatch):
     monkeypatch.setattr(meta, "training_demos", lambda *_: demos.load(data_dir("demos", "first_key.npz"))[:1])
     with pytest.raises(ValueError, match="0 held out; take the demos"):
         meta.upstream(replace(TINY, demo_limit=0), "smoke")
-
-
-def test_the_backbones_own_nll_and_a_measure_on_other_terms(sequences, backbone):
-    rows = np.arange(len(sequences))
-    played = meta.play_through(backbone, metacontroller(), sequences, rows, size=2)
-    batch = whole(sequences)
-    with torch.no_grad():
-        logits = action_logits(backbone, batch.stream, batch.residual)
-    nll = F.cross_entropy(logits[batch.valid], batch.actions[batch.valid]).item()
-    found = meta.look(played, sequences)
-    assert found["backbone_nll"] == pytest.approx(nll, rel=1e-4)
-    assert found["nll"] != pytest.approx(nll, rel=1e-4)
-    assert played.switch.shape == played.kl.shape == (len(rows), 24)
-    assert np.array_equal(played.goals[played.valid.astype(bool)], batch.goals[batch.valid].numpy())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a frozen backbone's lower half makes of demos, computed once; and sequences of it to train on."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,15 +90,17 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.windows)
 
-    def batch(self, rows: np.ndarray, device: str | torch.device = "cpu") -> SequenceBatch:
-        """These windows."""
-        cache = self.windows.cache
+    def steps(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """(steps (n, t) of the cache, lengths (n,)) of these windows; beyond a length its last step is repeated."""
         _, begin, last = self.windows.windows[np.asarray(rows, int)].T
         first = np.maximum(begin, last - self.windows.seq_len + 1)
         lengths = last - first + 1
-        place = np.arange(lengths.max())
-        there = place < lengths[:, None]
-        steps = np.minimum(first[:, None] + place, last[:, None])
+        return np.minimum(first[:, None] + np.arange(lengths.max()), last[:, None]), lengths
+
+    def batch(self, rows: Sequence[int], device: str | torch.device = "cpu") -> SequenceBatch:
+        """These windows."""
+        cache, (steps, lengths) = self.windows.cache, self.steps(rows)
+        there = np.arange(steps.shape[1]) < lengths[:, None]
         arrays = (
             self.stream[steps].astype(np.float32),
             np.where(there, cache.actions[steps], PAD).astype(int),
@@ -108,7 +111,7 @@ class Sequences:
         )
         return SequenceBatch(*(torch.from_numpy(array).to(device) for array in arrays))
 
-    def seeds(self, rows: np.ndarray) -> np.ndarray:
+    def seeds(self, rows: Sequence[int]) -> np.ndarray:
         """(n,) the seed of each window's demo: windows of one seed are not independent."""
         return self.windows.cache.seed[self.windows.windows[np.asarray(rows, int), 0]]
 
