@@ -38,6 +38,7 @@ class MetaConfig:
     stride: int = 32  # steps between the ends of windows
     limit_trajs: float = 100.0  # the top per cent of demos by score
     noop_subsample: bool = True
+    legs_only: bool = False  # the places data from the first leg on: a search's own ways are mostly noise
     # the metacontroller
     code_dim: int = 8
     controller_rank: int = 16
@@ -174,7 +175,8 @@ def upstream(config: MetaConfig, profile: str) -> Upstream:
                              seed=config.seed, stride=config.stride)  # fmt: skip
     unseen = WindowDataset(cache, aside, config.seq_len, noop_subsample=False, stride=config.seq_len)
     stream = streams(backbone, cache, runs.runs_root() / "cache" / "streams")
-    return Upstream(backbone, about["sha256"], Sequences(training, stream), Sequences(unseen, stream))
+    sides = (Sequences(windows, stream, config.legs_only) for windows in (training, unseen))
+    return Upstream(backbone, about["sha256"], *sides)
 
 
 def rows_at(sequences: Sequences, size: int, step: int) -> np.ndarray:
@@ -182,7 +184,7 @@ def rows_at(sequences: Sequences, size: int, step: int) -> np.ndarray:
     if size > len(sequences):
         raise ValueError(f"batch_size={size}: the demos give {len(sequences)} windows; take 1 to as many")
     epoch, place = divmod(step, len(sequences) // size)
-    return sequences.windows.order(epoch)[place * size : (place + 1) * size]
+    return sequences.order(epoch)[place * size : (place + 1) * size]
 
 
 def some_rows(sequences: Sequences, count: int) -> np.ndarray:

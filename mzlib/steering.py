@@ -145,9 +145,8 @@ def train_controllers(
     not controlled (Kobayashi et al. 2025, section 3.2)."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    windows = sequences.windows
-    ends = windows.windows[:, 2]
-    rows = np.flatnonzero(windows.cache.goals[ends] >= 0)  # trajectories with goals end with one
+    ends = sequences.ranges[:, 2]
+    rows = np.flatnonzero(sequences.windows.cache.goals[ends] >= 0)  # trajectories with goals end with one
     if not len(rows):
         raise ValueError("sequences name no goals: give the places data")
     controllers = SupervisedControllers(len(GOALS), backbone.config.width, rank).to(backbone.device)

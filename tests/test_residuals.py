@@ -90,6 +90,25 @@ def test_sequences_longer_than_a_window_are_cut(cache, tmp_path):
     assert sequences.seeds(np.array([0]))[0] == cache.seed[demo]
 
 
+def test_only_the_legs_if_asked_for(cache, tmp_path):
+    windows = WindowDataset(cache, [0, 1, 2], seq_len=30, stride=10, noop_subsample=False)
+    stream = streams(small(), cache, tmp_path)
+    every, legs = Sequences(windows, stream), Sequences(windows, stream, legs_only=True)
+    all_steps, leg_steps = (set(s.batch(np.arange(len(s))).goals.unique().tolist()) for s in (every, legs))
+    assert all_steps - leg_steps <= {-1}
+    batch = legs.batch(np.arange(len(legs)))
+    assert (batch.goals[batch.valid] >= 0).all()
+    assert {tuple(r) for r in legs.ranges[:, [0, 2]]} <= {tuple(r) for r in every.ranges[:, [0, 2]]}
+    assert len(legs) < len(every)
+    assert sorted(legs.order(3)) == list(range(len(legs)))
+    cache.goals[:], known = -1, cache.goals.copy()
+    try:
+        with pytest.raises(ValueError, match="no demo names goals"):
+            Sequences(windows, stream, legs_only=True)
+    finally:
+        cache.goals[:] = known
+
+
 def test_the_seed_layout_is_refused(cache, tmp_path):
     backbone = MontezumaVLM(BackboneConfig(layout="seed", width=16, depth=2, heads=2, layer=1))
     with pytest.raises(ValueError, match="layout='seed'"):

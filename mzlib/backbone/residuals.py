@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,19 +82,31 @@ class Sequences:
     """The windows of a `WindowDataset` as sequences of a frozen backbone's stream, padding last.
 
     A sequence that begins within a segment has e_t as acting since the segment's beginning gives it; the upper blocks
-    see only what is in the sequence.
+    see only what is in the sequence. legs_only: of the steps whose goal is known, and no others: what precedes a
+    trajectory's first leg is seen by the lower half alone. ValueError if none is.
     """
 
-    def __init__(self, windows: WindowDataset, stream: np.ndarray):
+    def __init__(self, windows: WindowDataset, stream: np.ndarray, legs_only: bool = False):
         self.windows, self.stream = windows, stream
+        demo, begin, last = windows.windows.T
+        if legs_only:
+            goals, offsets = windows.cache.goals, windows.cache.offsets
+            legs = [np.append(np.flatnonzero(goals[a:b] >= 0), b - a)[0] for a, b in pairwise(offsets)]
+            begin = np.maximum(begin, offsets[demo] + np.array(legs)[demo])
+        self.ranges = np.stack([demo, np.maximum(begin, last - windows.seq_len + 1), last], 1)[last >= begin]
+        if not len(self.ranges):
+            raise ValueError(f"legs_only={legs_only}: no demo names goals; take the places data")
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return len(self.ranges)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """(len(self),) the sequences in an epoch's order, which follows from the windows' seed and the epoch alone."""
+        return np.random.default_rng([self.windows.seed, epoch]).permutation(len(self))
 
     def steps(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """(steps (n, t) of the cache, lengths (n,)) of these windows; beyond a length its last step is repeated."""
-        _, begin, last = self.windows.windows[np.asarray(rows, int)].T
-        first = np.maximum(begin, last - self.windows.seq_len + 1)
+        _, first, last = self.ranges[np.asarray(rows, int)].T
         lengths = last - first + 1
         return np.minimum(first[:, None] + np.arange(lengths.max()), last[:, None]), lengths
 
@@ -113,7 +126,7 @@ class Sequences:
 
     def seeds(self, rows: Sequence[int]) -> np.ndarray:
         """(n,) the seed of each window's demo: windows of one seed are not independent."""
-        return self.windows.cache.seed[self.windows.windows[np.asarray(rows, int), 0]]
+        return self.windows.cache.seed[self.ranges[np.asarray(rows, int), 0]]
 
 
 def action_logits(backbone: MontezumaVLM, stream: Tensor, residual: Tensor) -> Tensor:
