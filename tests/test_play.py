@@ -4,8 +4,11 @@ import json
 
 import imageio_ffmpeg
 import pytest
+import torch
 
-from mzlib import play
+from mzlib import play, runs
+from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
+from mzlib.runs import data_dir
 
 KEYS = ["episodes", "mean", "median", "iqm", "first_life_mean", "first_key_rate", "rooms_max", "scores", "steps_per_s"]
 KEYS += ["protocol"]
@@ -65,6 +68,10 @@ def test_the_table(capsys):
         (["--render", "out.gif"], "a name ending in .mp4"),
         (["--deterministic"], "--deterministic: a demo has nothing to draw"),
         (["--episodes", "1", "--sticky", "1.5"], "sticky=1.5"),
+        (["--switch-rate", "5"], "--switch-rate 5: it is a metacontroller's"),
+        (["--beta-threshold", "0.4"], "--beta-threshold 0.4: it is a metacontroller's"),
+        (["--metacontroller", "m.safetensors", "--policy", "shipped"], "--metacontroller, --policy"),
+        (["--metacontroller", "nowhere.safetensors"], "nowhere.safetensors: not there"),
     ],
 )
 def test_a_wrong_argument_is_one_line(arguments, message):
@@ -82,3 +89,23 @@ def test_the_shipped_backbone_plays_from_reset(capsys, tmp_path):
     assert drawn["protocol"]["sticky"] == 0.25
     with pytest.raises(SystemExit, match=r"nothing\.safetensors"):
         play.main(["--backbone", str(tmp_path / "nothing.safetensors")])
+
+
+def test_a_metacontroller_steers_the_shipped_backbone(capsys, tmp_path):
+    backbone, weights = data_dir("weights", "backbone.safetensors"), tmp_path / "m.safetensors"
+    torch.manual_seed(0)
+    runs.save_weights(weights, Metacontroller(MetacontrollerConfig(128)), backbone=runs.weights_sha256(backbone))
+    arguments = ("--metacontroller", str(weights), "--episodes", "2", "--max-steps", "6", "--workers", "1")
+    summary = said(capsys, *arguments, "--switch-rate", "3", "--beta-threshold", "0.7")
+    assert (summary["metacontroller"], summary["episodes"], summary["steps"]) == ("m.safetensors", 2, 12)
+    for wrong, message in (
+        (["--switch-rate", "-1"], "switch_rate=-1"),
+        (["--beta-threshold", "7"], "beta_threshold=7"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            play.main([*arguments, *wrong])
+        assert message in stopped.value.code
+    other = tmp_path / "other.safetensors"
+    runs.save_weights(other, Metacontroller(MetacontrollerConfig(128)), backbone="another")
+    with pytest.raises(SystemExit, match="belongs to backbone another"):
+        play.main(["--metacontroller", str(other)])
