@@ -233,6 +233,9 @@ def cloning(workers: int) -> list[dict]:
     first, folder = next(iter(folders.items()))
     acting = (bench_cloning.FIRST, bench_cloning.WITH_ROLLOUTS)
     results = [row for variant in acting for row in cloning_acts(variant, folders[variant], workers, since)]
+    policy = runs.read_results()["robustify"][0]  # whose rollouts the second variant saw
+    for row in results[len(results) // 2 :]:
+        row["upstream_steps"] = policy["steps"] // len(policy["per_seed"])
     results += [row for variant, place in folders.items() for row in cloning_predicts(variant, place, since)]
     final = bench_cloning.final(folder)
     unseen = {"experiment": "cloning", "what": "demos of search seeds held out"}
