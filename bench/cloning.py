@@ -127,8 +127,9 @@ def write_curves(folders: dict[str, Path], free: list[list[int]], found: dict) -
                     {"seed": split, "kind": kind, "step": i if places is None else places[i], "accuracy": value}
                 )
     runs.write_curve("cloning_probes", rows)
-    for suffix in (".safetensors", ".json"):
-        shutil.copy(folders[FIRST] / f"backbone{suffix}", runs.data_dir("weights", f"backbone{suffix}"))
+    for variant, name in ((FIRST, "backbone"), (WITH_ROLLOUTS, "backbone_rollouts")):
+        for suffix in (".safetensors", ".json"):
+            shutil.copy(folders[variant] / f"backbone{suffix}", runs.data_dir("weights", f"{name}{suffix}"))
 
 
 def free_starts(cache: FrameCache, files: list[demos.Demo]) -> list[tuple[demos.Demo, int]]:

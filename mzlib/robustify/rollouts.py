@@ -16,7 +16,7 @@ import numpy as np
 
 from mzlib import demos
 from mzlib.demos import Demo
-from mzlib.evaluate import EvaluationProtocol, watch
+from mzlib.evaluate import SELECTION_SEED, EvaluationProtocol, watch
 from mzlib.policies import ActorCriticPolicy
 from mzlib.runs import data_dir, progress
 
@@ -55,6 +55,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
+    if given.first_seed + 4 * given.count > SELECTION_SEED:
+        parser.exit(
+            2, f"--first-seed {given.first_seed}: up to {4 * given.count} seeds below {SELECTION_SEED} are needed\n"
+        )
     weights = data_dir("weights", "policy.safetensors") if given.policy == "shipped" else Path(given.policy)
     play = partial(rollout, weights=weights, score=given.score, max_steps=given.max_steps)
     kept, seed = [], given.first_seed

@@ -59,6 +59,8 @@ class RobustifyConfig:
         for name in ("goal", "demo_count", "total_steps", "environments", "rollout"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: at least 1 is needed")
+        if not 0 <= 100 * self.seed <= SELECTION_SEED - self.environments:
+            raise ValueError(f"seed={self.seed}: emulators take the seeds from 100 · seed on, below {SELECTION_SEED}")
         if self.imitation and self.recurrent:
             raise ValueError("imitation: single steps of demos have no memory; set recurrent=false or imitation=0")
 
