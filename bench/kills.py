@@ -1,7 +1,7 @@
 """A training killed again and again: `python -m bench.kills` writes data/results/cloning_durability.json.
 
-Nothing is written unless the training killed (-9) and resumed ends with the metrics, row for row, and the weights of
-the one never killed.
+Nothing is written unless each kill (-9) falls into a training under way, each start after one goes on from a
+checkpoint, and the last ends with the metrics, row for row, and the weights of the one never killed.
 """
 
 import argparse
@@ -17,7 +17,8 @@ import numpy as np
 
 from mzlib import runs
 
-SMALL = {"device": "cpu", "demo_limit": 6, "seq_len": 16, "stride": 3, "batch_size": 4, "epochs": 20.0, "workers": 1}
+SMALL = {"device": "cpu", "demo_limit": 6, "seq_len": 16, "stride": 3, "batch_size": 4, "epochs": 90.0, "workers": 1}
+CHECKPOINT = 500  # gradient steps between checkpoints, those of mzlib.runs.train
 
 
 def command(folder: Path) -> subprocess.Popen:
@@ -45,20 +46,26 @@ def drill(kills: int, seed: int) -> int:
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory(prefix="mz_kills_") as scratch:
         whole, killed = Path(scratch) / "whole", Path(scratch) / "killed"
-        since = time.perf_counter()
         if command(whole).wait():
             raise RuntimeError(f"the training ended early: {whole.with_suffix('.log').read_text().splitlines()[-1]}")
-        total = time.perf_counter() - since
-        for number in range(1, kills + 1):
-            process, delay = command(killed), rng.uniform(0.2, 0.9) * total
-            try:
-                process.wait(timeout=delay)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            print(f"kill {number} after {delay:.1f} s, step {step_of(killed):,}", flush=True)
+        last = step_of(whole)
+        for number, after in enumerate(
+            np.sort(rng.integers(CHECKPOINT, last - 2 * CHECKPOINT, kills)).tolist(), start=1
+        ):
+            process = command(killed)
+            while step_of(killed) <= after and process.poll() is None:
+                time.sleep(0.02)
+            time.sleep(rng.uniform(0, 1))
+            if process.poll() is not None:
+                raise RuntimeError(f"kill {number}: the training had ended; see {killed.with_suffix('.log').name}")
+            process.kill()
+            process.wait()
+            print(f"kill {number} after step {step_of(killed):,}", flush=True)
         if command(killed).wait():
             raise RuntimeError(f"the resumed training ended early: {killed.with_suffix('.log').read_text()[-300:]}")
+        resumed = killed.with_suffix(".log").read_text().count("resumed at step")
+        if resumed != kills:
+            raise RuntimeError(f"{resumed} of {kills} starts after a kill went on from a checkpoint")
         if rows_of(whole) != rows_of(killed):
             raise RuntimeError("killed and resumed, the training logged other metrics")
         if (whole / "backbone.safetensors").read_bytes() != (killed / "backbone.safetensors").read_bytes():
