@@ -55,8 +55,16 @@ def test_trained_measured_saved_and_killed_then_resumed(tmp_path, monkeypatch):
         patch.setattr(bc, "train", lambda *a, **k: runs.train(*a, **k, checkpoint_every=2))
         with pytest.raises(InterruptedError):
             bc.run(TINY, run)
-    with opened(tmp_path / "killed") as run:
+    calls = iter(range(1_000))
+
+    def counts(*arguments):
+        next(calls)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch, opened(tmp_path / "killed") as run:
+        patch.setattr(bc, "montezuma_loss", counts)
         again = bc.run(TINY, run)
+    assert next(calls) == final["steps"] - 4, "resumed after step 4, not begun anew"
     for key in ("nll", "change_nll", "accuracy", "sha256"):
         assert again[key] == final[key], key
 
