@@ -143,23 +143,33 @@ def spans(opened: np.ndarray, valid: np.ndarray) -> Iterator[tuple[int, int, int
             yield from ((row, int(begin), int(end)) for begin, end in zip(edges[:-1], edges[1:], strict=True))
 
 
-def clusters(codes: np.ndarray, count: int, seed: int = 0, rounds: int = 50) -> np.ndarray:
-    """(n,) labels of codes (n, d) by k-means, begun far apart (k-means++, Arthur & Vassilvitskii 2007)."""
-    rng = np.random.default_rng(seed)
-    centres = codes[[rng.integers(len(codes))]]
-    while len(centres) < min(count, len(codes)):
-        far = ((codes[:, None] - centres) ** 2).sum(-1).min(1)
-        weight = far / far.sum() if far.sum() > 0 else None
-        centres = np.concatenate([centres, codes[[rng.choice(len(codes), p=weight)]]])
-    for _ in range(rounds):
-        labels = ((codes[:, None] - centres) ** 2).sum(-1).argmin(1)
-        moved = np.array([
-            codes[labels == k].mean(0) if (labels == k).any() else centre for k, centre in enumerate(centres)
-        ])  # fmt: skip
-        if np.allclose(moved, centres):
-            break
-        centres = moved
-    return labels
+def k_means(points: np.ndarray, k: int, seed: int = 0, restarts: int = 8, rounds: int = 100) -> np.ndarray:
+    """(k, d) centres of the best of some runs of Lloyd's algorithm from k-means++ starts (Arthur, Vassilvitskii 2007),
+    ordered by the number of their points; fewer centres where there are fewer distinct points. points: (n, d)."""
+    if k < 1:
+        raise ValueError(f"k={k}: at least 1 cluster is needed")
+    rng, best = np.random.default_rng(seed), (np.inf, None, None)
+    k = min(k, len(np.unique(points, axis=0)))
+    for _ in range(restarts):
+        centres = points[rng.integers(len(points))][None]
+        while len(centres) < k:
+            distance = np.square(points[:, None] - centres).sum(2).min(1)
+            centres = np.vstack([centres, points[rng.choice(len(points), p=distance / distance.sum())]])
+        for _ in range(rounds):
+            label = np.square(points[:, None] - centres).sum(2).argmin(1)
+            moved = np.array([points[label == i].mean(0) if (label == i).any() else c for i, c in enumerate(centres)])
+            if np.array_equal(moved, centres):
+                break
+            centres = moved
+        distance = np.square(points[:, None] - centres).sum(2)
+        if distance.min(1).sum() < best[0] - 1e-12:
+            best = (distance.min(1).sum(), centres, np.bincount(distance.argmin(1), minlength=len(centres)))
+    return best[1][np.argsort(-best[2], kind="stable")]
+
+
+def clusters(codes: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """(n,) labels of codes (n, d) by `k_means`."""
+    return np.square(codes[:, None] - k_means(codes, count, seed)).sum(2).argmin(1)
 
 
 def mutual_information(a: np.ndarray, b: np.ndarray, shuffles: int = 200) -> dict[str, float]:

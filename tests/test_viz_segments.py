@@ -4,13 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 
+from mzlib.segments import k_means
 from mzlib.viz.rooms import RoomMap
 from mzlib.viz.segments import (
     Clusters,
     SwitchTrace,
     cluster_codes,
     codes_figure,
-    k_means,
     map_path,
     map_spots,
     overview_figure,

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
+from mzlib.segments import k_means
 from mzlib.viz.rooms import RoomMap
 from mzlib.viz.style import OKABE_ITO
 
@@ -114,30 +115,6 @@ class Clusters(NamedTuple):
             for i in range(len(self.centres))
             for white in [lighter[i // 7 % 3]]
         ]
-
-
-def k_means(points: np.ndarray, k: int, seed: int = 0, restarts: int = 8, rounds: int = 100) -> np.ndarray:
-    """(k, d) centres of the best of some runs of Lloyd's algorithm from k-means++ starts (Arthur, Vassilvitskii 2007),
-    ordered by the number of their points; fewer centres where there are fewer distinct points. points: (n, d)."""
-    if k < 1:
-        raise ValueError(f"k={k}: at least 1 cluster is needed")
-    rng, best = np.random.default_rng(seed), (np.inf, None, None)
-    k = min(k, len(np.unique(points, axis=0)))
-    for _ in range(restarts):
-        centres = points[rng.integers(len(points))][None]
-        while len(centres) < k:
-            distance = np.square(points[:, None] - centres).sum(2).min(1)
-            centres = np.vstack([centres, points[rng.choice(len(points), p=distance / distance.sum())]])
-        for _ in range(rounds):
-            label = np.square(points[:, None] - centres).sum(2).argmin(1)
-            moved = np.array([points[label == i].mean(0) if (label == i).any() else c for i, c in enumerate(centres)])
-            if np.array_equal(moved, centres):
-                break
-            centres = moved
-        distance = np.square(points[:, None] - centres).sum(2)
-        if distance.min(1).sum() < best[0] - 1e-12:
-            best = (distance.min(1).sum(), centres, np.bincount(distance.argmin(1), minlength=len(centres)))
-    return best[1][np.argsort(-best[2], kind="stable")]
 
 
 def cluster_codes(traces: Sequence[SwitchTrace], k: int = 7, threshold: float = THRESHOLD, seed: int = 0) -> Clusters:
