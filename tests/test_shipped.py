@@ -10,7 +10,7 @@ from mzlib import demos, pinpad_study, runs
 from mzlib.backbone import PinpadBackbone, PinpadBackboneConfig
 from mzlib.evaluate import EvaluationProtocol, evaluate
 from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
-from mzlib.policies import ActorCriticPolicy
+from mzlib.policies import ActorCriticPolicy, ClonePolicy
 from mzlib.runs import data_dir
 
 FILES = sorted(data_dir("demos").glob("*.npz"))
@@ -99,3 +99,11 @@ def test_the_policys_rollouts_are_many_different_and_replay():
     assert all(demo.sticky == 0.25 and demo.score == 100 and demo.seed < 50_000 for demo in loaded)
     for number in np.random.default_rng(0).choice(len(loaded), 3, replace=False):
         demos.verify(loaded[number])
+
+
+def test_the_clone_with_rollouts_takes_the_key_from_reset():
+    stored = {record["name"]: record["value"] for record in runs.read_results()["cloning"]}
+    assert stored["Clone, step layout, with the policies' rollouts: key in the first life"] > 0.9
+    make = partial(ClonePolicy, data_dir("weights", "backbone_rollouts.safetensors"), temperature=0.25)
+    played = evaluate(make, EvaluationProtocol(episodes=6, max_frames=1_200), workers=1)
+    assert sum(played["first_life_keys"]) >= 5
