@@ -1,7 +1,9 @@
 """The workbook's measured results: `python -m bench.experiments NAME` writes data/results/NAME.json.
 
 first_key    steps until a search with 11x8x9 cells first holds the key: 10 seeds
+explore_speed  a search's steps/s against the emulator's own, with 10 thousand and 1 million cells; a step by part
 five_million score and rooms after 5 M steps by kind of cells: 3 seeds each, verified by replay
+other_games  pitfall and private_eye with downscaled cells: 3 seeds of 1 M steps each, verified by replay
 hundred_million  one search of 100 M steps, its score verified by replay
 pinpad       the grid world of notebook 00: switch, codes and internal RL, three seeds
 cloning      the backbone of notebook 02 in four variants: held-out steps, acting from reset, free runs, probes
@@ -24,7 +26,9 @@ import numpy as np
 from bench import cloning as bench_cloning
 from bench import rnd as bench_rnd
 from bench import robustify as bench_robustify
+from bench.exploring import step_costs
 from bench.pinpad import BASELINES, OWN, RAW, RAW_LEARNING_RATE, everything, finals
+from bench.speed import explore_efficiency, explore_scaling
 from mzlib import demos, runs
 from mzlib.evaluate import EvaluationProtocol, OpenLoop, bootstrap_interval, evaluate, select_demo
 from mzlib.go_explore import GoExploreConfig, Search, run
@@ -73,7 +77,35 @@ def first_key(workers: int) -> list[dict]:
     return [record("Go-Explore: steps to the first key (median)", values, "steps", protocol, searched, since)]
 
 
-KINDS = {"domain": {}, "downscaled": {"cells": "downscaled"}, "dynamic": {"cells": "dynamic"}}
+def explore_speed(workers: int) -> list[dict]:
+    """Speeds of the search as ratios within this run, and the microseconds of an exploring step by part."""
+    since, results = time.perf_counter(), []
+    common = {"experiment": "explore_speed", "sticky": 0, "frames_per_action": 4}
+
+    def add(name: str, rounds: list[float], unit: str, **protocol) -> None:
+        numbers = np.array(rounds)
+        found = record(name, dict(enumerate(rounds)), unit, common | protocol, 0, since, per_seed={})
+        results.append(found | {"interval": bootstrap_interval(numbers, np.median)})
+
+    for cells in ("downscaled", "domain"):
+        rounds = explore_efficiency(cells, 8.0)[f"explore_efficiency_{cells}"]["rounds"]
+        what = f"steps/s of {workers} explorers over those of as many loops that only call the emulator; rounds in turn"
+        add(f"Go-Explore: share of the emulator's own speed, {cells} cells", rounds, "", what=what)
+    measured = explore_scaling(8.0)
+    what = "steps/s with 1,000,000 cells in the archive over those with 10,000; rounds in turn"
+    add("Go-Explore: speed with a hundred times the cells", measured["explore_scaling"]["rounds"], "", what=what)
+    for process, name in (("main process", "cell_bytes"), ("each explorer", "cell_bytes_explorer")):
+        what = f"memory a cell beyond its packed state, {process}, 1,000,000 cells"
+        if name in measured:
+            add(f"Go-Explore: memory a cell, {process}", [measured[name]["value"]], "bytes", what=what)
+    for cells in ("downscaled", "domain"):
+        for part, rounds in step_costs(cells).items():
+            what = "one process; loops that do one thing more each take turns"
+            add(f"Exploring step, {cells} cells: {part}", rounds, "us", what=what)
+    return results
+
+
+KINDS = {"downscaled": {"cells": "downscaled"}, "dynamic": {"cells": "dynamic"}, "domain": {}}
 KINDS |= {"domain, domain weights": {"selection": "domain"}}
 
 
@@ -104,6 +136,21 @@ def five_million(workers: int) -> list[dict]:
             name = f"Go-Explore: {what} after 5 M steps, {kind} cells (median)"
             results.append(record(name, values, unit, protocol, steps, since, wall_s=seconds))
         runs.write_curve("five_million", curve)
+        runs.write_result("five_million", results)  # kind by kind: all take hours
+    return results
+
+
+def other_games(workers: int) -> list[dict]:
+    """By game, the median over 3 seeds of the replay-verified score after 1 M steps with downscaled cells."""
+    since, results = time.perf_counter(), []
+    for game in ("pitfall", "private_eye"):
+        changes = {"game": game, "cells": "downscaled", "total_steps": 1_000_000}
+        finals = {seed: searched(workers, seed=seed, **changes)[0] for seed in range(3)}
+        steps, seconds = (sum(final[key] for final in finals.values()) for key in ("steps", "wall_s"))
+        protocol = {"experiment": "other_games", **finals[0]["protocol"], "what": SEARCH, "replay verified": True}
+        values = {seed: final["score"] for seed, final in finals.items()}
+        name = f"Go-Explore on {game}: score after 1 M steps (median)"
+        results.append(record(name, values, "points", protocol, steps, since, wall_s=seconds))
     return results
 
 
@@ -314,7 +361,9 @@ def rnd(workers: int) -> list[dict]:
 
 EXPERIMENTS = {
     "first_key": first_key,
+    "explore_speed": explore_speed,
     "five_million": five_million,
+    "other_games": other_games,
     "hundred_million": hundred_million,
     "open_loop": open_loop,
 }

@@ -1,6 +1,6 @@
 """Figures of notebook 05: cells, selection and the growing archive."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -70,3 +70,67 @@ def archive_slider(archive: Archive, room_map: RoomMap) -> TimeSlider:
         end=archive.steps,
         log=True,
     )
+
+
+STEP_PART = "Exploring step, "  # how their results' names begin
+KIND_STYLES = {"downscaled": "-", "dynamic": "--", "domain": "-.", "domain, domain weights": ":"}
+
+
+def kinds_figure(rows: Sequence[Mapping[str, str]]) -> Figure:
+    """Best score and rooms over the steps by kind of cells: a line the median of seeds, a band from least to most.
+
+    rows: of data/results/five_million.curve.csv, as text.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharex=True)
+    kinds = list(dict.fromkeys(row["cells_kind"] for row in rows))
+    for number, kind in enumerate(kinds):
+        seeds: dict[str, list] = {}
+        for row in rows:
+            if row["cells_kind"] == kind:
+                seeds.setdefault(row["seed"], []).append([float(row[name]) for name in ("step", "score", "rooms")])
+        steps = np.linspace(0, max(float(row["step"]) for row in rows), 200)
+        for one, column in zip(axes, (1, 2), strict=True):
+            values = np.array([value_at(steps, np.array(seed)[:, [0, column]]) for seed in seeds.values()])
+            line = np.median(values, axis=0)
+            style = {"color": OKABE_ITO[number], "step": "post"}
+            one.fill_between(steps / 1e6, values.min(0), values.max(0), alpha=0.15, linewidth=0, **style)
+            one.step(
+                steps / 1e6,
+                line,
+                where="post",
+                color=OKABE_ITO[number],
+                linestyle=KIND_STYLES.get(kind, "-"),
+                label=kind,
+            )
+    for one, name in zip(axes, ("best score (points)", "rooms"), strict=True):
+        one.set(xlabel="steps (millions)", ylabel=name)
+        one.set_ylim(bottom=0)
+    axes[0].legend(fontsize=9)
+    return figure
+
+
+def value_at(steps: np.ndarray, curve: np.ndarray) -> np.ndarray:
+    """The last value of `curve` (n, 2: step, value) at or before each of `steps`; 0 before its first."""
+    index = np.searchsorted(curve[:, 0], steps, side="right")
+    return np.concatenate([[0.0], curve[:, 1]])[index]
+
+
+def step_costs_figure(records: Sequence[Mapping]) -> Figure:
+    """The microseconds of an exploring step by part, a bar a kind of cells.
+
+    records: of data/results/explore_speed.json.
+    """
+    parts: dict[str, dict[str, float]] = {}
+    for record in records:
+        if record["name"].startswith(STEP_PART):
+            cells, part = record["name"].removeprefix(STEP_PART).split(" cells: ")
+            parts.setdefault(part, {})[cells] = record["value"]
+    figure, axes = plt.subplots(figsize=(8, 2.2))
+    left: dict[str, float] = {}
+    for number, (part, times) in enumerate(parts.items()):
+        begins = [left.get(cells, 0.0) for cells in times]
+        axes.barh(list(times), list(times.values()), left=begins, color=OKABE_ITO[number], label=part)
+        left = {cells: begin + time for begin, (cells, time) in zip(begins, times.items(), strict=True)}
+    axes.set(xlabel="microseconds a step, one process")
+    axes.legend(fontsize=9, ncols=len(parts), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return figure
