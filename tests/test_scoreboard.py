@@ -2,7 +2,7 @@
 
 import pytest
 
-from mzlib.runs import REPO
+from mzlib.runs import REPO, read_results
 from mzlib.viz import scoreboard
 
 RECORD = {
@@ -18,6 +18,11 @@ def test_a_record_as_a_row():
     assert "a \\| b" in scoreboard.markdown([row])
 
 
+def test_the_table_of_named_results():
+    table = scoreboard.stored_table(["open_loop", "never measured"])
+    assert table.count("\n") == 1 + len(read_results()["open_loop"]), "the head, then a line a record"
+
+
 def test_no_interval_where_there_is_none():
     assert scoreboard.result_row(RECORD | {"interval": [1, 1]})[2] == ""
 
@@ -27,12 +32,20 @@ def test_readme_is_current():
     assert scoreboard.with_results(text) == text, "run `make readme`"
 
 
-def test_headlines_are_some_of_the_rows_each_once():
-    table, shown = scoreboard.rows(), scoreboard.headlines()
-    assert set(shown) < set(table)
+def test_headlines_are_some_of_the_results_each_once():
+    names, shown = [row[0] for row in scoreboard.rows()], [record["name"] for record in scoreboard.headlines()]
+    assert set(shown) < set(names)
     assert len(shown) == len(set(shown))
     for begin in ("Go-Explore: score after 5 M", "Open-loop", "Grid world: switch"):
-        assert any(row[0].startswith(begin) for row in shown)
+        assert any(name.startswith(begin) for name in shown)
+
+
+def test_brief_rows_keep_what_decides_a_score():
+    protocol = {"what": "a policy", "game": "pitfall", "sticky": 0.25, "noop_max": 30, "actions": "the likeliest"}
+    row = scoreboard.result_row(RECORD | {"protocol": protocol}, brief=True)
+    assert row[3] == "a policy, sticky 0.25, noop max 30"
+    assert len(row) == len(scoreboard.HEAD) - 1
+    assert "machine" not in scoreboard.markdown([row])
 
 
 def test_missing_markers():

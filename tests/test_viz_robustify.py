@@ -30,7 +30,6 @@ def stored(tmp_path, monkeypatch):
 
 def test_nothing_stored(stored):
     assert figures.stored_curves() == {}
-    assert figures.stored_table(("robustify",)).count("\n") == 1, "the head alone"
 
 
 def test_stored_curves_by_agent_and_seed(stored):

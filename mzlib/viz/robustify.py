@@ -1,6 +1,6 @@
 """Figures of notebook 06: where episodes begin on the demos, how that moves back, and what is clipped."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +13,10 @@ from mzlib.demos import Demo, start
 from mzlib.evaluate import EvaluationProtocol, watch
 from mzlib.policies import ActorCriticPolicy
 from mzlib.ppo import clipped_loss
-from mzlib.runs import Run, data_dir, read_curve, read_results
+from mzlib.runs import Run, data_dir, read_curve
 from mzlib.viz.clips import Clip, render_steps
 from mzlib.viz.demonstrations import way
 from mzlib.viz.rooms import RoomMap, pictures_of_demos
-from mzlib.viz.scoreboard import markdown, result_row
 from mzlib.viz.style import OKABE_ITO
 
 DEMO_COLUMNS = "earliest_"
@@ -58,12 +57,6 @@ def stored_curves(name: str = "robustify") -> dict[tuple[str, int], Curve]:
     for row in read_curve(name):
         grouped.setdefault((row["agent"], int(row["seed"])), []).append(row)
     return {key: Curve.of_rows(rows) for key, rows in grouped.items()}
-
-
-def stored_table(names: Iterable[str]) -> str:
-    """The stored results of these names, those that there are, as a Markdown table."""
-    stored = read_results()
-    return markdown([result_row(record) for name in names for record in stored.get(name, [])])
 
 
 def episode_clip(weights: Path, protocol: EvaluationProtocol) -> Clip:

@@ -6,7 +6,7 @@ every row.
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mzlib.runs import found_runs, read_results, write_atomic
@@ -18,11 +18,13 @@ HEADLINES = (  # beginnings of names, in README's order
     *("Grid world: switch against", "Grid world: success of"),
 )
 HEAD = ("result", "value", "95 % interval", "protocol", "seeds", "steps", "wall-clock", "machine")
+BRIEF = ("sticky", "noops", "noop_max", "frames_per_action", "episodes")  # of a protocol, in README
 
 
-def protocol_text(protocol: Mapping) -> str:
-    """A protocol in a few words, what was measured first."""
-    details = [f"{key.replace('_', ' ')} {value}" for key, value in protocol.items() if key != "what"]
+def protocol_text(protocol: Mapping, brief: bool = False) -> str:
+    """A protocol in a few words, what was measured first; `brief`: only that and BRIEF."""
+    shown = {key: value for key, value in protocol.items() if key != "what" and (key in BRIEF or not brief)}
+    details = [f"{key.replace('_', ' ')} {value}" for key, value in shown.items()]
     return ", ".join(([str(protocol["what"])] if "what" in protocol else []) + details)
 
 
@@ -40,8 +42,8 @@ def number(value: float, unit: str = "") -> str:
     return f"{text} {unit}".strip()
 
 
-def result_row(record: Mapping) -> tuple[str, ...]:
-    """One result record as a row of HEAD."""
+def result_row(record: Mapping, brief: bool = False) -> tuple[str, ...]:
+    """One result record as a row of HEAD; `brief`: without the protocol's details and the machine."""
     low, high = record["interval"]
     interval = "" if low == high else f"{number(low)} to {number(high)}"
     steps = record["steps"] + record["upstream_steps"]
@@ -49,12 +51,12 @@ def result_row(record: Mapping) -> tuple[str, ...]:
         record["name"],
         number(record["value"], record["unit"]),
         interval,
-        protocol_text(record["protocol"]),
+        protocol_text(record["protocol"], brief),
         str(len(record["per_seed"]) or 1),
         number(steps),
         duration(record["wall_s"]),
         record["machine"],
-    )
+    )[: len(HEAD) - brief]
 
 
 def run_row(run: Mapping) -> tuple[str, ...]:
@@ -81,24 +83,35 @@ def rows(own_runs: bool = False) -> list[tuple[str, ...]]:
 
 
 def markdown(table: list[tuple[str, ...]]) -> str:
-    """The rows as a Markdown table under HEAD."""
-    lines = [HEAD, ("---",) * len(HEAD), *table]
+    """The rows as a Markdown table under HEAD, or under as much of it as they are long."""
+    head = HEAD[: len(table[0])] if table else HEAD
+    lines = [head, ("---",) * len(head), *table]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def headlines() -> list[tuple[str, ...]]:
-    """The rows of HEADLINES, in their order."""
-    table = rows()
-    return [row for begin in HEADLINES for row in table if row[0].startswith(begin)]
+def stored_table(names: Iterable[str]) -> str:
+    """The stored results of these names, those that there are, as a Markdown table."""
+    stored = read_results()
+    return markdown([result_row(record) for name in names for record in stored.get(name, [])])
+
+
+def headlines() -> list[Mapping]:
+    """The records of HEADLINES, in their order."""
+    stored = [record for records in read_results().values() for record in records]
+    return [record for begin in HEADLINES for record in stored if record["name"].startswith(begin)]
 
 
 def with_results(text: str) -> str:
-    """A README's text with the current headlines between its markers; ValueError if they are missing."""
+    """A README's text with the current headlines between its markers, and where they were measured; ValueError if the
+    markers are missing."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"the markers {BEGIN} and {END} are needed where the table belongs")
-    return f"{before}{BEGIN}\n{markdown(headlines())}\n{END}{after}"
+    shown = headlines()
+    machines = "; ".join(dict.fromkeys(record["machine"] for record in shown))
+    table = markdown([result_row(record, brief=True) for record in shown])
+    return f"{before}{BEGIN}\n{table}\n\nMeasured on: {machines}.\n{END}{after}"
 
 
 def main() -> None:
