@@ -306,11 +306,12 @@ def cloning(workers: int) -> list[dict]:
 
 
 def robustify(workers: int) -> list[dict]:
-    """Policies from demos, three seeds, each trained with all cores, then played from reset."""
+    """Policies from demos, each trained with all cores, then played from reset."""
     since, folders, results = time.perf_counter(), {}, []
-    for agent, changes in bench_robustify.AGENTS.items():
-        folders[agent] = {seed: bench_robustify.train(changes, seed, workers) for seed in bench_robustify.SEEDS}
-        games = {seed: bench_robustify.played(folder, workers) for seed, folder in folders[agent].items()}
+    for agent, (changes, seeds) in bench_robustify.AGENTS.items():
+        folders[agent] = {seed: bench_robustify.train(changes, seed, workers) for seed in seeds}
+        goal = changes.get("goal", 100)
+        games = {seed: bench_robustify.played(folder, goal, workers) for seed, folder in folders[agent].items()}
         finals = [bench_robustify.final(folder) for folder in folders[agent].values()]
         steps, seconds = (sum(final[cost] for final in finals) for cost in ("steps", "wall_s"))
         trained = f"policy after {finals[0]['steps']:,} steps on {finals[0]['demos']} demos"
@@ -319,17 +320,21 @@ def robustify(workers: int) -> list[dict]:
             for seed, game in games.items()
         )
         chosen = f"the better on {bench_robustify.TRIAL.episodes} selection episodes of 400 steps, by seed: {chosen}"
-        wanted = (
-            ("key in the first life", "first_life_key_rate", ""),
-            ("key in the whole game", "first_key_rate", ""),
-            ("first-life score (mean)", "first_life_mean", "points"),
-            ("whole-game score (mean)", "mean", "points"),
-        )
-        for label, key, unit in wanted:
+        wanted = "key" if goal == 100 else f"{goal} points"
+        for place, scores in (("first life", "first_life_scores"), ("whole game", "scores")):
             protocol = {"experiment": "robustify", "what": trained, "actions": chosen} | games[0]["protocol"]
-            values = {seed: game[key] for seed, game in games.items()}
-            name = f"Robustified, {agent}: {label}"
-            results.append(record(name, values, unit, protocol, steps, since, wall_s=seconds))
+            scored = {seed: np.array(game[scores], float) for seed, game in games.items()}
+            won = {seed: (of_games >= goal).astype(float) for seed, of_games in scored.items()}
+            for name, values, unit in (
+                (f"{wanted} in the {place}", won, ""),
+                (f"{place.replace(' ', '-')} score (mean)", scored, "points"),
+            ):
+                means = {seed: float(of_games.mean()) for seed, of_games in values.items()}
+                cost = {"wall_s": seconds}
+                if len(seeds) == 1:  # no interval over seeds: over episodes
+                    cost["interval"] = bootstrap_interval(values[seeds[0]])
+                name = f"Robustified, {agent}: {name}"
+                results.append(record(name, means, unit, dict(protocol), steps, since, **cost))
     bench_robustify.write_curve(folders)
     return results
 

@@ -5,17 +5,21 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from mzlib import robustify, runs
 from mzlib.evaluate import SELECTION_SEED, EvaluationProtocol, evaluate
 from mzlib.policies import ActorCriticPolicy
 from mzlib.robustify import RobustifyConfig
 from mzlib.runs import Run
 
-SEEDS = (0, 1, 2)
 EPISODES = 200
 TRIAL = EvaluationProtocol(episodes=100, first_seed=SELECTION_SEED, max_frames=1_600)
 FIRST_KEY = "first key"
-AGENTS = {FIRST_KEY: {}}
+AGENTS = {  # changes of the `full` profile, seeds
+    FIRST_KEY: ({}, (0, 1, 2)),
+    "key and door": ({"goal": 400, "total_steps": 2_000_000}, (0,)),
+}
 DEMOS = 10  # columns of the curve
 
 
@@ -28,14 +32,20 @@ def train(changes: dict, seed: int, workers: int) -> Path:
         return run.folder
 
 
-def played(folder: Path, workers: int) -> dict:
-    """The policy from reset on evaluation seeds, whole games: its actions drawn, or the likeliest, whichever takes the
-    key in the first life more often on selection seeds (`trials`)."""
+def played(folder: Path, goal: int, workers: int) -> dict:
+    """The policy from reset on evaluation seeds, whole games: its actions drawn, or the likeliest, whichever wins
+    `goal` points in the first life more often on selection seeds (`trials`)."""
     make, trials = partial(ActorCriticPolicy, folder / "policy.safetensors"), {}
     for greedy in (True, False):
-        trials[greedy] = evaluate(partial(make, greedy=greedy), TRIAL, workers)["first_life_key_rate"]
+        tried = evaluate(partial(make, greedy=greedy), TRIAL, workers)
+        trials[greedy] = share(tried["first_life_scores"], goal)
     policy = partial(make, greedy=max(trials, key=trials.get))
     return evaluate(policy, EvaluationProtocol(episodes=EPISODES), workers) | {"trials": trials}
+
+
+def share(scores: list[float], goal: int) -> float:
+    """The share of episodes that won at least `goal` points."""
+    return float(np.mean(np.array(scores) >= goal))
 
 
 def final(folder: Path) -> dict:
@@ -44,7 +54,7 @@ def final(folder: Path) -> dict:
 
 
 def write_curve(folders: dict[str, dict[int, Path]]) -> None:
-    """Success and earliest starts against steps, and the first seed's first-key policy as shipped weights."""
+    """Success and earliest starts against steps, and each agent's policy of seed 0 as shipped weights."""
     rows = []
     for agent, seeds in folders.items():
         for seed, folder in seeds.items():
@@ -55,6 +65,7 @@ def write_curve(folders: dict[str, dict[int, Path]]) -> None:
                 earliest = [*row["earliest"], *[""] * DEMOS][:DEMOS]
                 rows.append(kept | {f"earliest_{demo}": step for demo, step in enumerate(earliest)})
     runs.write_curve("robustify", rows)
-    folder = folders[FIRST_KEY][SEEDS[0]]
-    for suffix in (".safetensors", ".json"):
-        shutil.copy(folder / f"policy{suffix}", runs.data_dir("weights", f"policy{suffix}"))
+    for agent, seeds in folders.items():
+        name = "policy" if agent == FIRST_KEY else f"policy_{agent.replace(' ', '_')}"
+        for suffix in (".safetensors", ".json"):
+            shutil.copy(seeds[0] / f"policy{suffix}", runs.data_dir("weights", name + suffix))

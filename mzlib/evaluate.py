@@ -215,6 +215,7 @@ def summarise(tallies: list[dict], protocol: dict, seconds: float) -> dict:
         "rooms_max": max(tally["rooms"] for tally in tallies),
         "visited": sorted({room for tally in tallies for room in tally["visited"]}),
         "scores": [tally["score"] for tally in tallies],
+        "first_life_scores": [tally["first_life_score"] for tally in tallies],
         "first_keys": [tally["first_key"] for tally in tallies],
         "first_life_keys": [tally["first_life_key"] for tally in tallies],
         "steps": sum(tally["steps"] for tally in tallies),
