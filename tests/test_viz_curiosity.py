@@ -14,8 +14,8 @@ def stored(tmp_path, monkeypatch):
     """data/results with Go-Explore's curve alone."""
     monkeypatch.setattr(results, "data_dir", lambda *parts: tmp_path / parts[-1])
     monkeypatch.setattr(curiosity, "data_dir", lambda *parts: tmp_path / parts[-1])
-    rows = "0,1000,100,1,9\n0,2000,400,2,20\n1,1500,500,3,30\n"
-    (tmp_path / "five_million.curve.csv").write_text("seed,step,score,rooms,cells\n" + rows)
+    rows = ("dynamic,0,900,0,1,9", "domain,0,1000,100,1,9", "domain,0,2000,400,2,20", "domain,1,1500,500,3,30")
+    (tmp_path / "five_million.curve.csv").write_text("\n".join(("cells_kind,seed,step,score,rooms,cells", *rows)))
     return tmp_path
 
 

@@ -21,9 +21,11 @@ def is_stored() -> bool:
 
 
 def beside_figure(metrics: Sequence[dict] = ()) -> Figure:
-    """Best score over steps: Go-Explore's three searches, the stored PPO + RND if there is one, and rows of a run."""
+    """Best score over steps: Go-Explore's three searches with domain cells, the stored PPO + RND if there is one, and
+    rows of a run."""
     figure, axes = plt.subplots(figsize=(7, 3.2))
-    for seed, rows in groupby(read_curve("five_million"), key=lambda row: row["seed"]):
+    searches = [row for row in read_curve("five_million") if row["cells_kind"] == "domain"]
+    for seed, rows in groupby(searches, key=lambda row: row["seed"]):
         rows = list(rows)
         label = "Go-Explore, best way found (deterministic emulator)" if seed == "0" else None
         axes.step(*_columns(rows, "step", "score"), where="post", color=OKABE_ITO[0], linewidth=1, label=label)

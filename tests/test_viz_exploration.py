@@ -1,0 +1,41 @@
+"""Figures of the search show the values that they are given."""
+
+import numpy as np
+import pytest
+
+from mzlib.viz import exploration
+
+ROWS = [
+    {"cells_kind": kind, "seed": seed, "step": step, "score": score, "rooms": rooms}
+    for kind, seed, step, score, rooms in (
+        ("domain", "0", "1000000", "100", "1"),
+        ("domain", "0", "2000000", "400", "4"),
+        ("domain", "1", "1500000", "700", "2"),
+        ("dynamic", "0", "2000000", "50", "1"),
+    )
+]
+
+
+def test_a_curve_holds_its_last_value():
+    values = exploration.value_at(np.array([0, 9, 10, 15, 30]), np.array([[10, 2.0], [20, 5.0]]))
+    assert values.tolist() == [0, 0, 2, 2, 5]
+
+
+def test_a_line_is_the_median_of_the_seeds():
+    axes = exploration.kinds_figure(ROWS).axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["domain", "dynamic"]
+    domain, dynamic = (np.asarray(line.get_ydata()) for line in axes.lines)
+    assert (domain[0], domain[-1], dynamic[-1]) == (0, 550, 50), "400 and 700 have the median 550"
+    ends = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (ends.min(), ends.max()) == (0, 700)
+
+
+def test_parts_of_a_step_stand_end_to_end():
+    names = ("domain cells: emulator", "downscaled cells: emulator", "domain cells: cell", "downscaled cells: cell")
+    records = [
+        {"name": exploration.STEP_PART + name, "value": value}
+        for name, value in zip(names, (500, 510, 5, 60), strict=True)
+    ]
+    axes = exploration.step_costs_figure([*records, {"name": "Go-Explore: other", "value": 9}]).axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [500, 510, 5, 60]
+    assert [bar.get_x() for bar in axes.patches] == pytest.approx([0, 0, 500, 510])
