@@ -250,8 +250,8 @@ def cloning_predicts(variant: str, folder: Path, since: float) -> list[dict]:
     ]
 
 
-def cloning_acts(variant: str, folder: Path, workers: int, since: float) -> list[dict]:
-    """How a variant acts from reset."""
+def cloning_acts(variant: str, folder: Path, workers: int, since: float, upstream: int = 0) -> list[dict]:
+    """How a variant acts from reset; upstream: environment steps that its data took."""
     played = bench_cloning.acting(folder, workers)
     trials = played["trials"]
     chosen = ", ".join(f"{temperature}: {rate:.2f}" for temperature, rate in trials.items())
@@ -268,7 +268,7 @@ def cloning_acts(variant: str, folder: Path, workers: int, since: float) -> list
         record(
             f"Clone, {variant}: {label}", {0: value}, unit, {"experiment": "cloning"} | protocol, played["steps"], since
         )
-        | {"interval": interval}
+        | {"interval": interval, "upstream_steps": upstream}
         for label, value, interval, unit in wanted
     ]
 
@@ -278,11 +278,11 @@ def cloning(workers: int) -> list[dict]:
     since = time.perf_counter()
     folders = bench_cloning.everything(workers)
     first, folder = next(iter(folders.items()))
-    acting = (bench_cloning.FIRST, bench_cloning.WITH_ROLLOUTS)
-    results = [row for variant in acting for row in cloning_acts(variant, folders[variant], workers, since)]
-    policy = runs.read_results()["robustify"][0]  # whose rollouts the second variant saw
-    for row in results[len(results) // 2 :]:
-        row["upstream_steps"] = policy["steps"] // len(policy["per_seed"])
+    results = cloning_acts(first, folder, workers, since)
+    policy = runs.read_results()["robustify"][0]  # whose rollouts the other variant saw
+    upstream = policy["steps"] // len(policy["per_seed"])
+    variant = bench_cloning.WITH_ROLLOUTS
+    results += cloning_acts(variant, folders[variant], workers, since, upstream)
     results += [row for variant, place in folders.items() for row in cloning_predicts(variant, place, since)]
     final = bench_cloning.final(folder)
     unseen = {"experiment": "cloning", "what": "demos of search seeds held out"}
