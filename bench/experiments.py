@@ -7,6 +7,7 @@ other_games  pitfall and private_eye with downscaled cells: 3 seeds of 1 M steps
 hundred_million  one search of 100 M steps, its score verified by replay
 pinpad       the grid world of notebook 00: switch, codes and internal RL, three seeds
 cloning      the backbone of notebook 02 in four variants: held-out steps, acting from reset, free runs, probes
+ablations    robustify with one thing changed: 3 seeds each, shorter
 robustify    ten demos of the first key robustified under sticky actions, played from reset: 3 seeds, 200 episodes each
 rnd          PPO + RND, profile full: scores and rooms from reset, the prediction error by room; resumes its run
 open_loop    the best demo's actions played from reset under sticky actions and no-ops, 100 episodes
@@ -339,6 +340,37 @@ def robustify(workers: int) -> list[dict]:
     return results
 
 
+def ablations(workers: int) -> list[dict]:
+    """The first key robustified with one thing changed, three seeds each; and demos replayed at the wrong frameskip."""
+    since, results = time.perf_counter(), []
+    common = {"experiment": "ablations", "sticky": 0.25, "noop_max": 30, "frames_per_action": 4}
+    for name, changes in bench_robustify.ABLATIONS.items():
+        changes = changes | {"total_steps": bench_robustify.ABLATION_STEPS}
+        folders = {seed: bench_robustify.train(changes, seed, workers) for seed in range(3)}
+        found = {seed: bench_robustify.ablation(folder) for seed, folder in folders.items()}
+        finals = [bench_robustify.final(folder) for folder in folders.values()]
+        steps, seconds = (sum(final[cost] for final in finals) for cost in ("steps", "wall_s"))
+        for label, key, unit, what in (
+            ("starts back at reset", "steps", "steps", f"{bench_robustify.ABLATION_STEPS:,} if never"),
+            (
+                "key from reset, late in training",
+                "won",
+                "",
+                "last 100,000 steps: training seeds, drawn actions, one life",
+            ),
+        ):
+            values = {seed: float(ablation[key]) for seed, ablation in found.items()}
+            protocol = common | {"what": what}
+            results.append(record(f"Ablation, {name}: {label}", values, unit, protocol, steps, since, wall_s=seconds))
+    points = dict(enumerate(bench_robustify.mismatched_points()))
+    protocol = {
+        "experiment": "ablations",
+        "what": "replay of ten demos, each action held for 1 frame; per_seed: by demo",
+    }
+    results.append(record("Ablation, wrong frameskip: points of a demo's replay", points, "points", protocol, 0, since))
+    return results
+
+
 def rnd(workers: int) -> list[dict]:
     """One training of PPO + RND; what is there of it is taken as it is."""
     since, seed = time.perf_counter(), 0
@@ -372,7 +404,7 @@ EXPERIMENTS = {
     "hundred_million": hundred_million,
     "open_loop": open_loop,
 }
-EXPERIMENTS |= {"pinpad": pinpad, "cloning": cloning, "robustify": robustify, "rnd": rnd}
+EXPERIMENTS |= {"pinpad": pinpad, "cloning": cloning, "robustify": robustify, "rnd": rnd, "ablations": ablations}
 
 
 def main() -> None:

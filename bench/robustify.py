@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mzlib import robustify, runs
+from mzlib import demos, robustify, runs
 from mzlib.evaluate import SELECTION_SEED, EvaluationProtocol, evaluate
 from mzlib.policies import ActorCriticPolicy
 from mzlib.robustify import RobustifyConfig
@@ -21,6 +21,14 @@ AGENTS = {  # changes of the `full` profile, seeds
     "key and door": ({"goal": 400, "total_steps": 2_000_000}, (0,)),
 }
 DEMOS = 10  # columns of the curve
+ABLATIONS = {  # of the first key
+    "ten demos": {},
+    "one demo": {"demo_count": 1},
+    "self-imitation": {"imitation": 0.1},
+    "GRU": {"recurrent": True, "warm_up": 8},
+    "the last frame alone": {"two_frame_maximum": False},
+}
+ABLATION_STEPS, LATE_STEPS = 600_000, 100_000
 
 
 def train(changes: dict, seed: int, workers: int) -> Path:
@@ -46,6 +54,25 @@ def played(folder: Path, goal: int, workers: int) -> dict:
 def share(scores: list[float], goal: int) -> float:
     """The share of episodes that won at least `goal` points."""
     return float(np.mean(np.array(scores) >= goal))
+
+
+def ablation(folder: Path) -> dict[str, float]:
+    """Steps until every demo's starts are at reset (ABLATION_STEPS if never), and the share of late training episodes
+    from reset that win the key: actions drawn, sticky, up to 30 no-ops, one life."""
+    rows = runs.read_metrics(folder / "metrics.jsonl")
+    back = [row["environment_steps"] for row in rows if not any(row["earliest"])]
+    late = [row for row in rows if row["environment_steps"] > rows[-1]["environment_steps"] - LATE_STEPS]
+    resets = sum(row["resets"] for row in late)
+    won = sum(row["reset_succeeded"] for row in late) / resets if resets else 0.0
+    return {"steps": back[0] if back else ABLATION_STEPS, "won": won}
+
+
+def mismatched_points() -> list[int]:
+    """What the shipped demos' actions win if each is held for one frame, not four: the fault of known ports."""
+    chosen = robustify.shortest(demos.upstream("shipped", "full"), 100, DEMOS)
+    settings = [{"seed": demo.seed, "noops": demo.noops, "sticky": demo.sticky} for demo in chosen]
+    held = [demos.from_actions(d.actions, frames_per_action=1, **s) for d, s in zip(chosen, settings, strict=True)]
+    return [demo.score for demo in held]
 
 
 def final(folder: Path) -> dict:

@@ -109,12 +109,14 @@ class Emulator:
         seed: int = 0,
         sticky: float = 0.0,
         frames_per_action: int = FRAMES_PER_ACTION,
+        two_frame_maximum: bool = True,
     ):
         if not 0 <= sticky < 1:
             raise ValueError(f"sticky={sticky}: a probability in [0, 1) is needed, such as 0.25")
         if frames_per_action < 1:
             raise ValueError(f"frames_per_action={frames_per_action}: at least 1 is needed, 4 is usual")
         self.game, self.sticky, self.frames_per_action = game, sticky, frames_per_action
+        self.two_frame_maximum = two_frame_maximum
         self._ale = ALEInterface()
         self._ale.setFloat("repeat_action_probability", sticky)
         self._screens = np.zeros((2, *SCREEN_SHAPE), np.uint8)
@@ -163,10 +165,10 @@ class Emulator:
 
     @property
     def screen(self) -> np.ndarray:
-        """(210, 160) uint8: gray, the maximum of the last step's last two frames."""
+        """(210, 160) uint8: gray, the maximum of the last step's last two frames; else the last one."""
         before, last = self._screens
         gray = cv2.LUT(last, GRAY)
-        if before.tobytes() == last.tobytes():  # two times in three
+        if not self.two_frame_maximum or before.tobytes() == last.tobytes():  # two times in three
             return gray
         return cv2.max(gray, cv2.LUT(before, GRAY))
 

@@ -100,6 +100,7 @@ class VecEnvConfig:
     seed: int = 0  # environment i has the sticky generator of seed + i
     sticky: float = 0.25
     frames_per_action: int = FRAMES_PER_ACTION
+    two_frame_maximum: bool = True  # else frames show a step's last one alone, in which sprites flicker
     life_loss_ends: bool = False
     max_steps: int = 4_500  # of an episode
     lag: int | None = None  # steps by which an episode may win its points later than the demo; None: any
@@ -303,7 +304,9 @@ class Environment:
     def __init__(self, config: VecEnvConfig, i: int, row: np.ndarray):
         self.config, self.i, self.row = config, i, row
         self.frames, self.ram = row["frames"], row["ram"]
-        self.emulator = Emulator(config.game, config.seed + i, config.sticky, config.frames_per_action)
+        self.emulator = Emulator(
+            config.game, config.seed + i, config.sticky, config.frames_per_action, config.two_frame_maximum
+        )
         self.start, self.next = Start(), None
         self.seen: np.ndarray | None = None  # the screen that the stack's last frame shows, where it is known
         self.score = self.steps = 0

@@ -105,6 +105,17 @@ def test_a_reset_forgets_the_last_action():
         assert play(ours, [ACTIONS.index("RIGHT")] * 3) == after, trial
 
 
+def test_a_screen_is_the_maximum_of_two_frames_unless_the_last_alone_is_wanted():
+    ours, last = Emulator(), Emulator(two_frame_maximum=False)
+    more = 0
+    for action in random_actions(30):
+        ours.step(action)
+        last.step(action)
+        assert np.all(ours.screen >= last.screen)
+        more += int(np.sum(ours.screen > last.screen))
+    assert more, "something moved"
+
+
 def test_no_ops_are_raw_frames():
     ours, single, without = Emulator(), Emulator(frames_per_action=1), Emulator()
     for emulator in (ours, single, without):

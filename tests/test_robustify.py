@@ -121,6 +121,7 @@ def test_a_tape_starts_an_episode_where_the_demo_was(first_keys, tape):
     for action in demo.actions[:step].tolist():
         emulator.step(action)
     assert np.array_equal(tape.stack(step)[-1], emulator.frame)
+    assert not np.array_equal(Tape.of(demo, two_frame_maximum=False).frames, tape.frames)
     assert start.state == emulator.save_state()
     reset = tape.start(0, 0, noops=3)
     assert reset.state is None

@@ -324,9 +324,11 @@ def test_no_ops_come_after_the_reset_or_the_state():
     assert np.array_equal(row["frames"], [*near_key().frames[1:], by_hand.frame])
 
 
+@pytest.mark.parametrize("two_frame_maximum", [True, False])
 @pytest.mark.parametrize("game", GAMES)
-def test_frames_put_together_from_changed_rows_are_whole(game):
-    environment, by_hand = alone(plain(game=game), Start()), Emulator(game)
+def test_frames_put_together_from_changed_rows_are_whole(game, two_frame_maximum):
+    environment = alone(plain(game=game, two_frame_maximum=two_frame_maximum), Start())
+    by_hand = Emulator(game, two_frame_maximum=two_frame_maximum)
     by_hand.reset()
     for action in np.random.default_rng(1).integers(18, size=100).repeat(3).tolist():
         play(environment, [action])

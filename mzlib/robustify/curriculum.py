@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from typing import NamedTuple
 
@@ -26,9 +27,10 @@ class Tape(NamedTuple):
     points: np.ndarray  # (T + 1,) int32, won before each action; the last is the demo's score
 
     @classmethod
-    def of(cls, demo: Demo) -> "Tape":
+    def of(cls, demo: Demo, two_frame_maximum: bool = True) -> "Tape":
         """Replay the demo."""
         emulator = demos.start(demo)
+        emulator.two_frame_maximum = two_frame_maximum
         states, frames, rewards = [], [], []
         for action in demo.actions.tolist():
             states.append(emulator.save_state())
@@ -68,10 +70,10 @@ def shortest(candidates: Sequence[Demo], goal: int, count: int) -> list[Demo]:
     return fit[:count]
 
 
-def tapes(chosen: Sequence[Demo], workers: int | None = None) -> list[Tape]:
+def tapes(chosen: Sequence[Demo], workers: int | None = None, two_frame_maximum: bool = True) -> list[Tape]:
     """The demos' replays, in parallel processes."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(Tape.of, chosen))
+        return list(pool.map(partial(Tape.of, two_frame_maximum=two_frame_maximum), chosen))
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class RobustifyConfig:
     # episodes
     environments: int = 64
     sticky: float = 0.25
+    two_frame_maximum: bool = True  # in training; a policy is played with it
     lag: int = 60  # steps by which the demo's points may be late
     window: int = 10
     move: int = 6
@@ -83,6 +84,7 @@ class RobustifyConfig:
             workers=self.workers,
             seed=100 * self.seed,
             sticky=self.sticky,
+            two_frame_maximum=self.two_frame_maximum,
             life_loss_ends=True,
             lag=self.lag,
         )
@@ -98,7 +100,7 @@ class Backward:
         self.config, self.policy = config, policy
         self.device = next(policy.parameters()).device
         self.optimiser = torch.optim.Adam(policy.parameters(), config.learning_rate, eps=1e-5)
-        self.tapes = tapes(chosen, config.workers or None)
+        self.tapes = tapes(chosen, config.workers or None, config.two_frame_maximum)
         self.curriculum = Curriculum(config.curriculum, [len(tape) for tape in self.tapes], config.seed)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.environments = VecEnv(config.vecenv)
