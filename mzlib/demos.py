@@ -331,11 +331,13 @@ def shorten(demo: Demo, budget: int = 20_000) -> Demo:
     return tape.to_demo()
 
 
-def clean(demo: Demo, emulator: Emulator | None = None) -> Demo:
+def clean(demo: Demo, emulator: Emulator | None = None, names: Sequence[int] = ()) -> Demo:
     """Replace every action that changes nothing about the way by the previous one, or else by NOOP.
 
     An action is replaced if the replay then keeps the same RAM facts (position, room, lives, keys) and reward at
-    every later step: what stays is what a clone has to learn. emulator: see `Tape`.
+    every later step: what stays is what a clone has to learn. emulator: see `Tape`. With `names` each action becomes
+    the first of them that does as well, so that it follows from the state; from the last step back, since a button
+    let go at one step alone would be pressed anew at the next.
     """
     tape = Tape(demo, emulator)
 
@@ -353,8 +355,9 @@ def clean(demo: Demo, emulator: Emulator | None = None) -> Demo:
         tape.actions[t] = action
         return True
 
-    for t in range(len(tape.actions)):
-        for action in (tape.actions[t - 1] if t else NOOP, NOOP):
+    steps = range(len(tape.actions))
+    for t in reversed(steps) if names else steps:
+        for action in names or (tape.actions[t - 1] if t else NOOP, NOOP):
             if action == tape.actions[t] or same_way(t, action):
                 break
     return tape.to_demo()

@@ -250,6 +250,15 @@ def test_clean_takes_dithering_out_and_keeps_the_way(sticky):
     demos.verify(cleaned)
 
 
+def test_clean_with_names_calls_a_move_by_the_simplest_and_lets_buttons_go():
+    noop, left, jump = (ACTIONS.index(name) for name in ("NOOP", "LEFT", "LEFTFIRE"))
+    held = demos.from_actions(np.array([left] * 2 + [jump] * 14, np.uint8), seed=1)  # over the gap and up to the door
+    cleaned = demos.clean(held, names=(noop, left, jump))
+    assert cleaned.actions.tolist() == [left] * 2 + [jump] + [noop] * 4 + [left] * 7 + [noop] * 2
+    assert views(cleaned) == views(held)
+    demos.verify(cleaned)
+
+
 def test_cleaning_again_changes_nothing():
     cleaned = demos.clean(to_the_key(False))
     assert np.array_equal(demos.clean(cleaned).actions, cleaned.actions)

@@ -24,7 +24,7 @@ def test_ways_lead_where_they_say_and_no_shorter_way_was_passed_over(sticky):
     emulator = Emulator(seed=3, sticky=sticky)
     emulator.wait(5)
     state = emulator.save_state(include_rng=sticky > 0)
-    found = legs.ways(emulator, np.random.default_rng(0), limit=400)
+    found = legs.ways(emulator, limit=400)
     assert len(found) >= 5
     lengths = {}
     for goal, actions in found.items():

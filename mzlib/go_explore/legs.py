@@ -62,18 +62,19 @@ def settled(emulator: Emulator, before: Facts) -> bool:
     return True
 
 
-def ways(emulator: Emulator, rng: np.random.Generator, limit: int = 900, grain: int = 3) -> dict[int, list[int]]:
+def ways(emulator: Emulator, limit: int = 900, grain: int = 3) -> dict[int, list[int]]:
     """Shortest ways from where the emulator is to the places of GOALS within reach: per place, the actions.
 
-    Breadth first over cells, actions in random order, so ties fall at random; at most `limit` cells. No way loses a
-    life.
+    Breadth first over cells, at most `limit`. Of equally short ways the one that goes on as before is taken, then in
+    the order of MOVES: what to do follows from where she is and where she goes. No way loses a life.
     """
     rng_too, begin = emulator.sticky > 0, emulator.facts
     nodes, seen, found = [Node(emulator.save_state(rng_too), -1, NOOP)], {cell(emulator, grain)}, {}
     queue = deque([0])
     while queue and len(nodes) < limit and len(found) < len(GOALS):
         parent = queue.popleft()
-        for action in rng.permutation(MOVES).tolist():
+        last = nodes[parent].action
+        for action in [last, *(move for move in MOVES if move != last)]:
             emulator.load_state(nodes[parent].state, FEW_FRAMES)
             emulator.step(action)
             facts = emulator.facts
@@ -98,7 +99,7 @@ def path(nodes: list[Node], end: int) -> list[int]:
 
 
 def root(seed: int, sticky: float) -> Demo:
-    """A shipped demo cut at a random step where she is safe."""
+    """A shipped demo cut at a random step where she is safe, each of its moves by its simplest name."""
     rng = np.random.default_rng(seed)
     sources = [demo for name in SOURCES[sticky] for demo in demos.load(data_dir("demos") / f"{name}.npz")]
     while True:
@@ -108,7 +109,7 @@ def root(seed: int, sticky: float) -> Demo:
         emulator = at_end(cut)
         begin = emulator.facts
         if not begin.dying and settled(emulator, begin):
-            return cut
+            return demos.clean(cut, names=MOVES)
 
 
 def at_end(demo: Demo) -> Emulator:
@@ -125,12 +126,12 @@ def grow(demo: Demo, emulator: Emulator, rng: np.random.Generator, depth: int = 
     if depth == len(BRANCHES) or (depth >= 2 and rng.random() < 0.2):
         return [demo]
     state = emulator.save_state(include_rng=demo.sticky > 0)
-    reachable, last = ways(emulator, rng), demo.goals[-1] if depth else -1
+    reachable, last = ways(emulator), demo.goals[-1] if depth else -1
     fit = [goal for goal in sorted(reachable) if len(reachable[goal]) >= SHORTEST_LEG and (last, goal) not in HELD_OUT]
     grown = []
     for goal in rng.permutation(fit)[: BRANCHES[depth]].tolist():
         leg = Demo(np.array(reachable[goal], np.uint8), np.zeros(0), sticky=demo.sticky, state=state)
-        leg = demos.clean(leg, emulator)
+        leg = demos.clean(leg, emulator, MOVES)
         leg = replace(leg, goals=np.full(len(leg), goal))
         joined = {name: np.concatenate([getattr(demo, name), getattr(leg, name)]) for name in PER_STEP}
         emulator.load_state(state)
