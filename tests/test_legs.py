@@ -27,7 +27,8 @@ def test_ways_lead_where_they_say_and_no_shorter_way_was_passed_over(sticky):
     found = legs.ways(emulator, limit=400)
     assert len(found) >= 5
     lengths = {}
-    for goal, actions in found.items():
+    for goal, (actions, passed) in found.items():
+        assert goal in passed
         emulator.load_state(state)
         visited = []
         for action in actions:
@@ -39,7 +40,10 @@ def test_ways_lead_where_they_say_and_no_shorter_way_was_passed_over(sticky):
         assert not facts.dying
         lengths[GOALS[goal].name] = len(actions)
     if not sticky:
+        passed = {GOALS[goal].name: {GOALS[other].name for other in way.passed} for goal, way in found.items()}
         assert lengths["middle ladder, bottom"] < lengths["rope"], "the rope lies beyond the ladder"
+        assert passed["right ladder, bottom"] == {"rope", "right platform", "right ladder, bottom"}
+        assert passed["rope"] == {"rope"}, "a jump off the start platform"
 
 
 def test_a_fall_is_no_arrival():
@@ -60,11 +64,13 @@ def test_a_tree_of_trajectories_replays_from_the_start(monkeypatch):
     begin = legs.root(40_000, 0.0)
     grown = legs.grow(begin, legs.at_end(begin), np.random.default_rng(0))
     assert grown
+    first = legs.ways(legs.at_end(begin))
     for demo in grown:
         assert (demo.goals[: len(begin)] == -1).all()
         aims = demo.goals[ends_of_legs(demo)].tolist()
         assert 2 <= len(aims) <= 3
         assert not set(zip(aims, aims[1:], strict=False)) & HELD_OUT
+        assert aims[1] not in first or aims[0] not in first[aims[1]].passed, "the second leg is no part of one way"
         assert legs.arrives(demo)
     demo = grown[0]
     assert not legs.arrives(replace(demo, actions=np.where(demo.goals >= 0, NOOP, demo.actions)))

@@ -41,6 +41,14 @@ class Node(NamedTuple):
     state: bytes
     parent: int
     action: int
+    goals: frozenset[int]  # whose places hold it
+
+
+class Way(NamedTuple):
+    """How to get somewhere."""
+
+    actions: list[int]
+    passed: frozenset[int]  # goals whose places lie on it, its own included
 
 
 def cell(emulator: Emulator, grain: int) -> tuple:
@@ -62,14 +70,14 @@ def settled(emulator: Emulator, before: Facts) -> bool:
     return True
 
 
-def ways(emulator: Emulator, limit: int = 900, grain: int = 3) -> dict[int, list[int]]:
-    """Shortest ways from where the emulator is to the places of GOALS within reach: per place, the actions.
+def ways(emulator: Emulator, limit: int = 900, grain: int = 3) -> dict[int, Way]:
+    """Shortest ways from where the emulator is to the places of GOALS within reach.
 
     Breadth first over cells, at most `limit`. Of equally short ways the one that goes on as before is taken, then in
     the order of MOVES: what to do follows from where she is and where she goes. No way loses a life.
     """
     rng_too, begin = emulator.sticky > 0, emulator.facts
-    nodes, seen, found = [Node(emulator.save_state(rng_too), -1, NOOP)], {cell(emulator, grain)}, {}
+    nodes, seen, found = [Node(emulator.save_state(rng_too), -1, NOOP, frozenset())], {cell(emulator, grain)}, {}
     queue = deque([0])
     while queue and len(nodes) < limit and len(found) < len(GOALS):
         parent = queue.popleft()
@@ -81,21 +89,23 @@ def ways(emulator: Emulator, limit: int = 900, grain: int = 3) -> dict[int, list
             if facts.dying or facts.lives < begin.lives or (key := cell(emulator, grain)) in seen:
                 continue
             seen.add(key)
-            nodes.append(Node(emulator.save_state(rng_too), parent, action))
+            here = frozenset(g for g, place in enumerate(GOALS) if place.holds(facts.room, facts.x, facts.y))
+            nodes.append(Node(emulator.save_state(rng_too), parent, action, here))
             queue.append(len(nodes) - 1)
-            for goal, place in enumerate(GOALS):
-                if goal not in found and place.holds(facts.room, facts.x, facts.y) and settled(emulator, begin):
+            for goal in here - found.keys():
+                if settled(emulator, begin):
                     found[goal] = len(nodes) - 1
-    return {goal: path(nodes, end) for goal, end in found.items()}
+    return {goal: way_to(nodes, end) for goal, end in found.items()}
 
 
-def path(nodes: list[Node], end: int) -> list[int]:
-    """The actions from the first node to node `end`."""
-    actions = []
+def way_to(nodes: list[Node], end: int) -> Way:
+    """The way from the first node to node `end`."""
+    actions, passed = [], frozenset()
     while end > 0:
         actions.append(nodes[end].action)
+        passed |= nodes[end].goals
         end = nodes[end].parent
-    return actions[::-1]
+    return Way(actions[::-1], passed)
 
 
 def root(seed: int, sticky: float) -> Demo:
@@ -120,24 +130,32 @@ def at_end(demo: Demo) -> Emulator:
     return emulator
 
 
-def grow(demo: Demo, emulator: Emulator, rng: np.random.Generator, depth: int = 0) -> list[Demo]:
+def grow(
+    demo: Demo, emulator: Emulator, rng: np.random.Generator, depth: int = 0, beyond: frozenset[int] = frozenset()
+) -> list[Demo]:
     """All trajectories that go on from the end of `demo`, where `emulator` is; the last of its `depth` legs is the last
-    goal's."""
+    goal's.
+
+    beyond: goals to which the way from where that leg began leads through its place. None of them comes next: two legs
+    that look like one on to the farther place have no change of goal that could be seen.
+    """
     if depth == len(BRANCHES) or (depth >= 2 and rng.random() < 0.2):
         return [demo]
     state = emulator.save_state(include_rng=demo.sticky > 0)
     reachable, last = ways(emulator), demo.goals[-1] if depth else -1
-    fit = [goal for goal in sorted(reachable) if len(reachable[goal]) >= SHORTEST_LEG and (last, goal) not in HELD_OUT]
+    long = [goal for goal, way in sorted(reachable.items()) if len(way.actions) >= SHORTEST_LEG]
+    fit = [goal for goal in long if (last, goal) not in HELD_OUT and goal not in beyond]
     grown = []
     for goal in rng.permutation(fit)[: BRANCHES[depth]].tolist():
-        leg = Demo(np.array(reachable[goal], np.uint8), np.zeros(0), sticky=demo.sticky, state=state)
+        leg = Demo(np.array(reachable[goal].actions, np.uint8), np.zeros(0), sticky=demo.sticky, state=state)
         leg = demos.clean(leg, emulator, MOVES)
         leg = replace(leg, goals=np.full(len(leg), goal))
         joined = {name: np.concatenate([getattr(demo, name), getattr(leg, name)]) for name in PER_STEP}
         emulator.load_state(state)
         for action in leg.actions.tolist():
             emulator.step(action)
-        grown += grow(replace(demo, **joined), emulator, rng, depth + 1)
+        farther = frozenset(other for other, way in reachable.items() if goal in way.passed) - {goal}
+        grown += grow(replace(demo, **joined), emulator, rng, depth + 1, farther)
     return grown or [demo] * (depth >= 2)
 
 
