@@ -21,21 +21,21 @@ def clipped_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip
     return -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
-def gae(rewards: Tensor, values: Tensor, ended: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+def gae(rewards: Tensor, values: Tensor, ended: Tensor, gamma: float, lam: float | Tensor) -> tuple[Tensor, Tensor]:
     """Advantages and returns (t, b) by generalised advantage estimation (Schulman et al. 2016, Eq. 16).
 
     A_t = δ_t + γλ A_{t+1}, δ_t = r_t + γ V_{t+1} − V_t, returns A_t + V_t; after a step that ended its episode neither
     V_{t+1} nor A_{t+1} counts. rewards: (t, b); values: (t + 1, b), those after the last step too; ended: (t, b) bool,
-    all False for returns that episodes don't end.
+    all False for returns that episodes don't end. lam: or (t, b), a weight of its own for each A_{t+1}.
     """
     if len(values) != len(rewards) + 1 or ended.shape != rewards.shape:
         shapes = ", ".join(str(tuple(x.shape)) for x in (rewards, values, ended))
         raise ValueError(f"rewards, values, ended are {shapes}: give (t, b), (t + 1, b), (t, b)")
     goes_on = (~ended).to(values.dtype)
     deltas = rewards + gamma * goes_on * values[1:] - values[:-1]
-    advantages, advantage = torch.empty_like(deltas), torch.zeros_like(values[0])
+    advantages, advantage, carried = torch.empty_like(deltas), torch.zeros_like(values[0]), gamma * lam * goes_on
     for t in reversed(range(len(deltas))):
-        advantages[t] = advantage = deltas[t] + gamma * lam * goes_on[t] * advantage
+        advantages[t] = advantage = deltas[t] + carried[t] * advantage
     return advantages, advantages + values[:-1]
 
 

@@ -42,30 +42,41 @@ class CodeControl:
     `opened` (n,) bool, `code` (n, n_z) what is in force.
     """
 
-    def __init__(self, metacontroller: Metacontroller, source: Callable, threshold: float = 0.5):
+    def __init__(self, metacontroller: Metacontroller, source: Callable | None, threshold: float = 0.5):
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"beta_threshold={threshold}: a probability in [0, 1] is needed, such as 0.5")
         self.metacontroller, self.source, self.threshold = metacontroller, source, threshold
         self.code: Tensor | None = None
 
     def __call__(self, residual: Tensor, fresh: Tensor, observation: Observation) -> Tensor:
         """ê (n, n_e)."""
+        self.look(residual, fresh)
+        if self.opened.any():
+            rows = self.opened.nonzero()[:, 0].numpy()
+            self.code[rows] = torch.as_tensor(self.source(rows, observation), dtype=residual.dtype)
+        return self.metacontroller.hypernetwork(residual, self.code)
+
+    def look(self, residual: Tensor, fresh: Tensor) -> None:
+        """Ask the switch about e (n, n_e), with the codes in force before; fresh: (n,) bool, rows that begin anew."""
         meta, config, count = self.metacontroller, self.metacontroller.config, len(residual)
         if self.code is None:
-            fresh = torch.ones(count, dtype=torch.bool)
+            fresh = torch.ones_like(fresh)
             self.code, self.history = (
                 residual.new_zeros(count, config.code_dim),
                 residual.new_zeros(count, config.history_width),
             )
-            self.steps = torch.zeros(count, dtype=torch.long)
+            self.steps = torch.zeros_like(fresh, dtype=torch.long)
         self.steps = torch.where(fresh, 0, self.steps + 1)
         self.code, self.history = (x.masked_fill(fresh[:, None], 0.0) for x in (self.code, self.history))
         self.switch, self.history = meta.step(residual, self.history, self.code)
-        forced = torch.tensor([meta.forced(t) for t in self.steps.tolist()])
+        forced = torch.tensor([meta.forced(t) for t in self.steps.tolist()], device=residual.device)
         self.switch = torch.where(forced, 1.0, self.switch)
         self.opened = self.switch >= self.threshold
-        if self.opened.any():
-            rows = self.opened.nonzero()[:, 0].numpy()
-            self.code[rows] = torch.as_tensor(self.source(rows, observation), dtype=residual.dtype)
-        return meta.hypernetwork(residual, self.code)
+
+    def take(self, residual: Tensor, codes: Tensor) -> Tensor:
+        """ê (n, n_e) after `look`, with codes (n, n_z) taken in where the switch has opened."""
+        self.code = torch.where(self.opened[:, None], codes, self.code)
+        return self.metacontroller.hypernetwork(residual, self.code)
 
 
 class HeldCodes:
@@ -115,20 +126,18 @@ def prior_policy(
 
     switch_rate: None: as trained. ValueError if the two weights files don't belong together.
     """
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"beta_threshold={threshold}: a probability in [0, 1] is needed, such as 0.5")
     policy = ControlledPolicy(backbone, greedy=greedy, temperature=temperature, seed=seed)
-    meta = load_metacontroller(metacontroller, backbone)
-    if switch_rate is not None:
-        meta.config = replace(meta.config, switch_rate=switch_rate)  # which names a wrong one
+    meta = load_metacontroller(metacontroller, backbone, switch_rate)
     policy.control = CodeControl(meta, PriorCodes(meta.config.code_dim, seed), threshold)
     return policy
 
 
-def load_metacontroller(weights: Path, backbone: Path) -> Metacontroller:
-    """The metacontroller of a backbone; ValueError if it belongs to another."""
+def load_metacontroller(weights: Path, backbone: Path, switch_rate: int | None = None) -> Metacontroller:
+    """The metacontroller of a backbone; ValueError if it belongs to another. switch_rate: other than as trained."""
     sha256 = runs.weights_sha256(backbone)
     meta, _ = runs.load_weights(weights, Metacontroller, MetacontrollerConfig, backbone=sha256)
+    if switch_rate is not None:
+        meta.config = replace(meta.config, switch_rate=switch_rate)  # which names a wrong one
     return meta.requires_grad_(False).eval()
 
 

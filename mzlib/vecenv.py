@@ -35,6 +35,7 @@ from mzlib.emulator import (
     STICKING_FRAMES,
     Emulator,
 )
+from mzlib.places import Place
 
 STACK = 4  # observations that a policy sees at once
 ROW = np.dtype(  # one environment in shared memory
@@ -73,6 +74,7 @@ class Start(NamedTuple):
     frames: np.ndarray | None = None  # (4, 84, 84) uint8, oldest first: what was seen up to `state`
     noops: int = 0  # raw frames of NOOP before the first action
     targets: np.ndarray | None = None  # (n,) int32: points won in the demo's next 1, 2, … n steps; n reach success
+    way: tuple[Place, ...] = ()  # places to be at one after the other; the last one is success (Montezuma)
     extra: int = 0  # steps that the episode goes on after success, at most
     label: int = 0  # the caller's own mark, comes back with each step of the episode
 
@@ -86,6 +88,8 @@ class Start(NamedTuple):
             raise ValueError(f"frames: shape {self.frames.shape}, not {ROW['frames'].shape}")
         if self.targets is not None and not (self.targets.ndim == 1 and len(self.targets)):
             raise ValueError(f"targets: shape {self.targets.shape}; points after each of the demo's steps are needed")
+        if self.way and self.targets is not None:
+            raise ValueError("way and targets: success is the one or the other; give one of them")
         if self.noops < 0 or self.extra < 0:
             raise ValueError(f"noops={self.noops}, extra={self.extra}: 0 or more are needed")
 
@@ -130,7 +134,7 @@ class VecEnv:
     the first one four times. ram: (count, 128) uint8. lives: (count,) uint8.
 
     What the last step did, and the episode that it belonged to: rewards: (count,) int32, points. ended: (count,) bool.
-    cause: (count,) uint8, a `Cause`. succeeded: (count,) bool, the score has reached the last target. scores, lengths:
+    cause: (count,) uint8, a `Cause`. succeeded: (count,) bool, the last target or place is reached. scores, lengths:
     (count,) int32, points and steps so far. labels: (count,) int64.
 
     An episode ends with the game, with a lost life (if `life_loss_ends`), `extra` steps after success, when it lags
@@ -383,6 +387,10 @@ class Environment:
         config, targets, steps = self.config, self.start.targets, self.steps
         if targets is not None and self.succeeded_at is None and self.score >= targets[-1]:
             self.succeeded_at = steps
+        if self.start.way and not (facts := self.emulator.facts).dying:
+            if self.start.way[0].holds(facts.room, facts.x, facts.y):
+                self.start = self.start._replace(way=self.start.way[1:])
+                self.succeeded_at = None if self.start.way else steps
         if self.emulator.game_over:
             return Cause.GAME_OVER
         if config.life_loss_ends and lives < self.lives:
@@ -431,12 +439,13 @@ def _plain(start: Start) -> dict:
         values["frames"] = start.frames.astype(np.uint8).tobytes()
     if start.targets is not None:
         values["targets"] = start.targets.astype(np.int32).tobytes()
+    values["way"] = [tuple(place) for place in start.way]
     return values
 
 
 def _from_plain(values: dict) -> Start:
     """The start that `_plain` gave."""
-    start = Start(**values)
+    start = Start(**values | {"way": tuple(Place(*place) for place in values.get("way", ()))})
     if start.frames is not None:
         start = start._replace(frames=np.frombuffer(start.frames, np.uint8).reshape(ROW["frames"].shape))
     if start.targets is not None:

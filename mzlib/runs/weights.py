@@ -58,7 +58,7 @@ def weights_sha256(path: Path) -> str:
 
 def upstream_weights(name: str, which: str, profile: str, notebook: str) -> Path:
     """Where the weights `name` that a notebook builds on lie: "shipped" in data/weights, "run" in the same profile's
-    run of `notebook`.
+    run of `notebook`, or a .safetensors file.
 
     FileNotFoundError if they aren't there, ValueError for another word; never the one in place of the other.
     """
@@ -66,8 +66,10 @@ def upstream_weights(name: str, which: str, profile: str, notebook: str) -> Path
         path, remedy = data_dir("weights", f"{name}.safetensors"), "fetch the repository again"
     elif which == "run":
         path, remedy = runs_root() / profile / notebook / f"{name}.safetensors", f"run {notebook} first"
+    elif which.endswith(".safetensors"):
+        path, remedy = Path(which), "name another"
     else:
-        raise ValueError(f"{name}={which!r}: use 'shipped' or 'run'")
+        raise ValueError(f"{name}={which!r}: use 'shipped', 'run' or a .safetensors file")
     if not path.exists():
         raise FileNotFoundError(f"{name}={which!r}: {path.parent.name} has no {path.name}; {remedy}")
     return path

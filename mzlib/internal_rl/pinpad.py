@@ -1,83 +1,20 @@
-"""Internal RL: a policy acts in code space, on the options' timescale; backbone, switch and hypernetwork are part of
-its environment (Kobayashi et al. 2025, Appendix C.5).
-
-One option: the policy gives a code z; until the switch opens (β ≥ threshold, tested on the state after the action) or
-the episode ends, actions are drawn from the backbone's upper blocks with the residual stream controlled by z.
-"""
+"""Options on the grid world: the frozen parts as an environment, its rollouts, and raw actions beside them."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import gymnasium
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.distributions import Categorical, Normal
+from torch import Tensor
+from torch.distributions import Categorical
 
 from mzlib.backbone import PinpadBackbone
-from mzlib.layers import HawkBlock
+from mzlib.internal_rl.policies import CodePolicy, PriorCodes
+from mzlib.internal_rl.updates import InternalRLConfig, descend
 from mzlib.metacontroller import Metacontroller
 from mzlib.pinpad import Pinpad, PinpadConfig
 from mzlib.ppo import batch_advantage, clipped_loss
-
-
-@dataclass(frozen=True)
-class InternalRLConfig:
-    """Settings of one reinforcement; defaults as in Kobayashi et al. 2025, Appendix C.5 and D.3 (grid)."""
-
-    epochs: int = 2
-    minibatches: int = 4
-    clip: float = 0.2
-    learning_rate: float = 3e-5
-    max_norm: float = 1.0  # of the gradient
-    beta_threshold: float = 0.5
-
-
-class CodePolicy(nn.Module):
-    """π(z_t | e_1:t): one recurrent block, then a diagonal Gaussian that begins as the codes' prior N(0, I)."""
-
-    def __init__(self, residual_width: int, code_dim: int, width: int = 256):
-        super().__init__()
-        self.enter = nn.Linear(residual_width, width)
-        self.block = HawkBlock(width, width, 4, 2 * width)
-        self.norm = nn.LayerNorm(width)
-        self.mean = nn.Linear(width, code_dim)
-        nn.init.zeros_(self.mean.weight)
-        nn.init.zeros_(self.mean.bias)
-        self.log_std = nn.Parameter(torch.zeros(code_dim))
-
-    def forward(self, residual: Tensor) -> Normal:
-        """The distribution of z at every step of e (b, t, n_e)."""
-        return self._distribution(self.block(self.enter(residual)))
-
-    def step(self, residual: Tensor, cache: tuple) -> tuple[Normal, tuple]:
-        """The distribution of z_t from e_t (b, n_e) and what went before."""
-        hidden, cache = self.block.step(self.enter(residual), cache)
-        return self._distribution(hidden), cache
-
-    def _distribution(self, hidden: Tensor) -> Normal:
-        return Normal(self.mean(self.norm(hidden)), self.log_std.exp())
-
-    def init_cache(self, batch: int) -> tuple:
-        """The cache of a policy that has seen nothing."""
-        return self.block.init_cache(batch, self.log_std.device)
-
-
-class PriorCodes:
-    """Codes from the prior N(0, I), whatever was seen: a policy that knows nothing, for `rollout`."""
-
-    def __init__(self, code_dim: int):
-        self.mean, self.std = torch.zeros(code_dim), torch.ones(code_dim)
-
-    def init_cache(self, batch: int) -> tuple:
-        """Nothing is remembered."""
-        return ()
-
-    def step(self, residual: Tensor, cache: tuple) -> tuple[Normal, tuple]:
-        """N(0, I) for each of e_t (b, n_e)."""
-        return Normal(*(x.to(residual.device).expand(len(residual), -1) for x in (self.mean, self.std))), cache
 
 
 class ControlledPinpad:
@@ -177,37 +114,13 @@ def rollout(environment: ControlledPinpad, policy: CodePolicy | PriorCodes, pinp
 def improve(policy: CodePolicy, optimiser: torch.optim.Optimizer, lived: Rollout, config: InternalRLConfig) -> None:
     """One round of PPO on a batch of episodes: every option of an episode has the episode's normalised return as its
     advantage."""
-    advantage = batch_advantage(lived.returns)
-    steps = torch.arange(1, lived.chosen.shape[1] + 1, device=advantage.device)
-    needed = (lived.chosen * steps).amax(1)  # the policy has to read on until the last option begins
+    advantage = batch_advantage(lived.returns)[:, None]
 
-    def loss(rows: Tensor) -> Tensor:
-        total = 0.0
-        for part in rows[needed[rows].argsort()].chunk(8):  # alike in length: less padding
-            chosen = lived.chosen[part, : needed[part].max()]
-            length = chosen.shape[1]
-            log_prob = policy(lived.residual[part, :length]).log_prob(lived.code[part, :length]).sum(-1)
-            losses = clipped_loss(log_prob, lived.log_prob[part, :length], advantage[part, None], config.clip)
-            total = total + losses[chosen].sum()
-        return total / lived.chosen[rows].sum()
+    def losses(rows: Tensor, steps: int) -> Tensor:
+        log_prob = policy.log_prob(lived.residual[rows, :steps], lived.code[rows, :steps])
+        return clipped_loss(log_prob, lived.log_prob[rows, :steps], advantage[rows], config.clip)
 
-    descend(policy, optimiser, loss, len(advantage), config)
-
-
-def descend(
-    policy: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    loss: Callable[[Tensor], Tensor],
-    count: int,
-    config: InternalRLConfig,
-) -> None:
-    """Take gradient steps on `loss(rows)` over shuffled minibatches of `count` episodes."""
-    for _ in range(config.epochs):
-        for rows in torch.randperm(count).chunk(config.minibatches):
-            optimiser.zero_grad()
-            loss(rows).backward()
-            nn.utils.clip_grad_norm_(policy.parameters(), config.max_norm)
-            optimiser.step()
+    descend(policy.parameters(), optimiser, lived.chosen, losses, config)
 
 
 class RawRollout(NamedTuple):
@@ -257,22 +170,14 @@ def improve_raw(
     backbone: PinpadBackbone, optimiser: torch.optim.Optimizer, lived: RawRollout, config: InternalRLConfig
 ) -> None:
     """The same round of PPO with raw actions in place of codes, on all of the backbone's weights."""
-    advantage = batch_advantage(lived.returns)
+    advantage = batch_advantage(lived.returns)[:, None]
 
-    lengths = lived.valid.sum(1)
+    def losses(rows: Tensor, steps: int) -> Tensor:
+        logits = backbone(lived.observations[rows, :steps]).actions
+        log_prob = Categorical(logits=logits).log_prob(lived.actions[rows, :steps])
+        return clipped_loss(log_prob, lived.log_prob[rows, :steps], advantage[rows], config.clip)
 
-    def loss(rows: Tensor) -> Tensor:
-        total = 0.0
-        for part in rows[lengths[rows].argsort()].chunk(8):  # alike in length: less padding
-            valid = lived.valid[part, : lengths[part].max()]
-            steps = valid.shape[1]
-            logits = backbone(lived.observations[part, :steps]).actions
-            log_prob = Categorical(logits=logits).log_prob(lived.actions[part, :steps])
-            losses = clipped_loss(log_prob, lived.log_prob[part, :steps], advantage[part, None], config.clip)
-            total = total + losses[valid].sum()
-        return total / lengths[rows].sum()
-
-    descend(backbone, optimiser, loss, len(advantage), config)
+    descend(backbone.parameters(), optimiser, lived.valid, losses, config)
 
 
 class OptionEnv(gymnasium.Env):

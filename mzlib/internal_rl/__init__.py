@@ -1,0 +1,40 @@
+"""Internal RL: a policy acts in code space, on the options' timescale; backbone, switch and hypernetwork are part of
+its environment (Kobayashi et al. 2025, Appendix C.5).
+
+One option: the policy gives a code z; until the switch opens (β ≥ threshold, tested on the state after the action) or
+the episode ends, actions are drawn from the backbone's upper blocks with the residual stream controlled by z.
+
+    python -m mzlib.internal_rl --profile full
+"""
+
+from mzlib.internal_rl.pinpad import (
+    ControlledPinpad,
+    OptionEnv,
+    RawRollout,
+    Rollout,
+    improve,
+    improve_raw,
+    raw_policy,
+    raw_rollout,
+    rollout,
+)
+from mzlib.internal_rl.policies import ActionPolicy, CodePolicy, Critic, PriorCodes, agent_policy
+from mzlib.internal_rl.updates import InternalRLConfig
+
+__all__ = [
+    "ActionPolicy",
+    "CodePolicy",
+    "ControlledPinpad",
+    "Critic",
+    "InternalRLConfig",
+    "OptionEnv",
+    "PriorCodes",
+    "RawRollout",
+    "Rollout",
+    "agent_policy",
+    "improve",
+    "improve_raw",
+    "raw_policy",
+    "raw_rollout",
+    "rollout",
+]
