@@ -17,12 +17,14 @@ from pathlib import Path
 from mzlib import demos
 from mzlib.demos import Demo
 from mzlib.evaluate import Episode, EvaluationProtocol, OpenLoop, Policy, evaluate, summarise, watch
+from mzlib.internal_rl import agent_policy
 from mzlib.policies import ActorCriticPolicy, ClonePolicy
 from mzlib.runs import data_dir
 from mzlib.steering import prior_policy
 from mzlib.viz.clips import render_steps, write_mp4
+from mzlib.viz.segments import render_codes
 
-AGENTS = {"metacontroller": prior_policy, "backbone": ClonePolicy, "policy": ActorCriticPolicy}
+CLONES = ("backbone", "metacontroller", "agent")  # each acts by those before it
 SHOWN = ("episodes", "mean", "median", "iqm", "first_life_mean", "first_key_rate", "rooms_max", "steps_per_s")
 
 
@@ -76,6 +78,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="shipped|FILE",
         help="steer the backbone (shipped unless given) by codes from the prior: likewise",
     )
+    parser.add_argument(
+        "--agent",
+        metavar="shipped|FILE",
+        help="codes from a code policy (notebook 04) in place of the prior: likewise; with its --metacontroller",
+    )
+    parser.add_argument("--temperature", type=float, help="of the clone's actions (default: 0.5)")
     parser.add_argument("--switch-rate", type=int, help="a new code every so many steps at least (default: as trained)")
     parser.add_argument("--beta-threshold", type=float, help="the switch is open from this β on (default: 0.5)")
     parser.add_argument("--policy", metavar="shipped|FILE", help="a robustified policy to play: likewise")
@@ -105,26 +113,16 @@ def play(given: argparse.Namespace) -> dict:
             raise ValueError(f"--{name.replace('_', '-')} {value}: at least 1 is needed")
     if given.render is not None and given.render.suffix != ".mp4":
         raise ValueError(f"--render {given.render}: a name ending in .mp4 is needed")
-    if given.backbone and given.policy:
-        raise ValueError("--backbone, --policy: one agent plays; give one of them")
-    if given.metacontroller and given.policy:
-        raise ValueError("--metacontroller, --policy: a metacontroller steers a backbone; give --backbone, or nothing")
-    for name in ("switch_rate", "beta_threshold"):
-        if (value := getattr(given, name)) is not None and given.metacontroller is None:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: it is a metacontroller's; give --metacontroller too")
-    for kind, policy_class in AGENTS.items():
-        if (named := getattr(given, kind)) is not None:
-            weights = weights_of(kind, named)
-            make_policy = partial(policy_class, weights, greedy=given.deterministic)
-            if kind == "metacontroller":
-                backbone = weights_of("backbone", given.backbone or "shipped")
-                threshold = 0.5 if given.beta_threshold is None else given.beta_threshold
-                make_policy = partial(
-                    prior_policy, backbone, weights, given.switch_rate, threshold, given.deterministic
-                )
-            make_policy()  # a missing or damaged file is told here, not by a worker
-            protocol = EvaluationProtocol(episodes=given.episodes or 20)
-            return from_reset(make_policy, given, protocol) | {kind: weights.name}
+    settings = clone_settings(given)
+    if given.policy is not None:
+        weights = weights_of("policy", given.policy)
+        return agent_plays("policy", partial(ActorCriticPolicy, weights, greedy=given.deterministic), weights, given)
+    named = {kind: getattr(given, kind) for kind in CLONES}
+    if any(named.values()):
+        last = max(place for place, kind in enumerate(CLONES) if named[kind])
+        weights = [weights_of(kind, named[kind] or "shipped") for kind in CLONES[: last + 1]]
+        maker = (ClonePolicy, prior_policy, agent_policy)[last]
+        return agent_plays(CLONES[last], partial(maker, *weights, **settings), weights[-1], given)
     if given.deterministic:
         raise ValueError("--deterministic: a demo has nothing to draw; give --policy or --backbone")
     demo = find_demo(given.demo)
@@ -137,6 +135,31 @@ def play(given: argparse.Namespace) -> dict:
     return from_reset(partial(OpenLoop, demo), given, protocol) | {"demo": demo.source}
 
 
+def clone_settings(given: argparse.Namespace) -> dict:
+    """The settings of a backbone's policy that the command line names; ValueError for one without its agent."""
+    for kind in CLONES:
+        if getattr(given, kind) and given.policy:
+            raise ValueError(f"--{kind}, --policy: one agent plays, and a policy needs no {kind}; give one of them")
+    steered = given.metacontroller or given.agent
+    settings = {"greedy": given.deterministic}
+    for name, needs, there in (
+        ("temperature", "a backbone's; give --backbone", given.backbone or steered),
+        ("switch_rate", "a metacontroller's; give --metacontroller", steered),
+        ("beta_threshold", "a metacontroller's; give --metacontroller", steered),
+    ):
+        if (value := getattr(given, name)) is not None:
+            if not there:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: it is {needs} too")
+            settings[name.removeprefix("beta_")] = value
+    return settings
+
+
+def agent_plays(kind: str, make_policy: Callable[[], Policy], weights: Path, given: argparse.Namespace) -> dict:
+    """An agent's episodes from reset, 20 unless told."""
+    make_policy()  # a missing or damaged file is told here, not by a worker
+    return from_reset(make_policy, given, EvaluationProtocol(episodes=given.episodes or 20)) | {kind: weights.name}
+
+
 def from_reset(make_policy: Callable[[], Policy], given: argparse.Namespace, protocol: EvaluationProtocol) -> dict:
     """Evaluate a policy as the command line says; the first episode's clip too, if asked for."""
     asked = {"sticky": given.sticky, "first_seed": given.seed}
@@ -144,7 +167,9 @@ def from_reset(make_policy: Callable[[], Policy], given: argparse.Namespace, pro
     if given.max_steps is not None:
         protocol = replace(protocol, max_frames=given.max_steps * protocol.frames_per_action)
     if given.render is not None:
-        write_mp4(given.render, render_steps(watch(make_policy(), protocol.first_seed, protocol)))
+        policy = make_policy()
+        played, control = watch(policy, protocol.first_seed, protocol), getattr(policy, "control", None)
+        write_mp4(given.render, render_steps(played) if control is None else render_codes(played, control))
     return evaluate(make_policy, protocol, given.workers or 0)
 
 
@@ -160,7 +185,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     for name in SHOWN:
         print(f"{name:>16}  {summary[name]:,.6g}")
-    who = next(kind for kind in (*AGENTS, "demo") if kind in summary)
+    who = next(kind for kind in (*CLONES, "policy", "demo") if kind in summary)
     print(f"{who:>16}  {summary[who]}")
     print(f"{'protocol':>16}  " + ", ".join(f"{key} {value}" for key, value in summary["protocol"].items()))
     if given.render is not None:

@@ -171,6 +171,8 @@ class ClonePolicy:
     sees_frames = True
 
     def __init__(self, weights: Path, greedy: bool = False, temperature: float = 0.5, seed: int = 0):
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature}: must be above 0; --deterministic takes the likeliest action")
         torch.set_num_threads(1)
         self.backbone = runs.load_weights(weights, MontezumaVLM, BackboneConfig)[0].eval()
         self.greedy, self.temperature = greedy, temperature

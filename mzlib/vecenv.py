@@ -387,10 +387,9 @@ class Environment:
         config, targets, steps = self.config, self.start.targets, self.steps
         if targets is not None and self.succeeded_at is None and self.score >= targets[-1]:
             self.succeeded_at = steps
-        if self.start.way and not (facts := self.emulator.facts).dying:
-            if self.start.way[0].holds(facts.room, facts.x, facts.y):
-                self.start = self.start._replace(way=self.start.way[1:])
-                self.succeeded_at = None if self.start.way else steps
+        if self.start.way and self._is_at(self.start.way[0]):
+            self.start = self.start._replace(way=self.start.way[1:])
+            self.succeeded_at = None if self.start.way else steps
         if self.emulator.game_over:
             return Cause.GAME_OVER
         if config.life_loss_ends and lives < self.lives:
@@ -403,6 +402,11 @@ class Environment:
             if due >= 0 and self.score < targets[due]:
                 return Cause.LAGGING
         return Cause.LIMIT if steps >= config.max_steps else Cause.IN_PLAY
+
+    def _is_at(self, place: Place) -> bool:
+        """Whether she is there, alive."""
+        facts = self.emulator.facts
+        return not facts.dying and place.holds(facts.room, facts.x, facts.y)
 
     def save(self) -> dict:
         """Plain values and bytes."""

@@ -7,6 +7,7 @@ the episode ends, actions are drawn from the backbone's upper blocks with the re
     python -m mzlib.internal_rl --profile full
 """
 
+from mzlib.internal_rl.options import ActionVectorEnv, Episodes, OptionVectorEnv
 from mzlib.internal_rl.pinpad import (
     ControlledPinpad,
     OptionEnv,
@@ -19,22 +20,31 @@ from mzlib.internal_rl.pinpad import (
     rollout,
 )
 from mzlib.internal_rl.policies import ActionPolicy, CodePolicy, Critic, PriorCodes, agent_policy
-from mzlib.internal_rl.updates import InternalRLConfig
+from mzlib.internal_rl.tasks import Task
+from mzlib.internal_rl.training import ReinforceConfig, run
+from mzlib.internal_rl.updates import InternalRLConfig, gradient_noise
 
 __all__ = [
     "ActionPolicy",
+    "ActionVectorEnv",
     "CodePolicy",
     "ControlledPinpad",
     "Critic",
+    "Episodes",
     "InternalRLConfig",
     "OptionEnv",
+    "OptionVectorEnv",
     "PriorCodes",
     "RawRollout",
+    "ReinforceConfig",
     "Rollout",
+    "Task",
     "agent_policy",
+    "gradient_noise",
     "improve",
     "improve_raw",
     "raw_policy",
     "raw_rollout",
     "rollout",
+    "run",
 ]

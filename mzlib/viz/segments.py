@@ -4,8 +4,8 @@ A segment begins where β reaches a threshold; its code is the mean of z over it
 it is until the next).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -14,7 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from mzlib.segments import k_means
+from mzlib.emulator import Emulator
+from mzlib.segments import clusters, k_means
+from mzlib.steering import CodeControl
+from mzlib.viz.clips import Clip, play_caption, render_steps
 from mzlib.viz.rooms import RoomMap
 from mzlib.viz.style import OKABE_ITO
 
@@ -244,3 +247,19 @@ def overview_figure(
     axes["way"].set_title(trace.name, fontsize=9)
     draw_codes(axes["codes"], traces, clusters, shown, threshold)
     return figure
+
+
+def render_codes(played: Iterable[tuple[Emulator, int, int]], control: CodeControl, count: int = 8) -> Clip:
+    """A clip of play under codes: the usual caption, β (a star where the switch opens), and z by its cluster, of so
+    many in this play. control: of the one episode that is `played`."""
+    told, codes = [], []
+
+    def caption(emulator: Emulator, step: int, action: int, score: int) -> str:
+        told.append(f"β {float(control.switch[0]):.2f}{'*' if control.opened[0] else ' '}")
+        codes.append(control.code[0].cpu().numpy().copy())
+        return play_caption(emulator, step, action, score)
+
+    clip = render_steps(played, caption=caption)
+    labels = clusters(np.array(codes), count)
+    captions = (f"{text:<46} {switch} z {z}" for text, switch, z in zip(clip.captions, told, labels, strict=True))
+    return replace(clip, captions=tuple(captions))
