@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from ale_py import ALEInterface, ALEState, LoggerMode
 
+from bench.internal_rl import rollout_efficiency
 from bench.models import models
 from bench.ppo_loop import ppo_steps_ratio
 from bench.rnd import rnd_speed
@@ -236,6 +237,7 @@ BENCHES = {
     "cloning": cloning,
     "vecenv": vecenv_ratio,
     "ppo": ppo_steps_ratio,
+    "rollout": rollout_efficiency,
     "viewer": viewer_redraw,
     "rnd": rnd_speed,
 }

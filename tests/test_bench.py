@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from bench import internal_rl as bench_internal_rl
 from bench import rnd as bench_rnd
 from bench import speed, vector
 from bench.durability import drill, replay_the_best
@@ -81,6 +82,14 @@ def test_vector_environments_are_compared(tmp_path, monkeypatch):
     assert len(results["vecenv_ratio"]["rounds"]) == 2
     assert results["vecenv_ratio"]["reference"].startswith("AtariVectorEnv, 6 environments")
     assert all(result["value"] > 0 for result in results.values())
+
+
+def test_option_rollouts_are_compared(monkeypatch):
+    monkeypatch.setattr(bench_internal_rl, "COUNT", 4)
+    monkeypatch.setattr(bench_internal_rl, "ROUNDS", 2)
+    found = bench_internal_rl.rollout_efficiency(0.4, workers=1)
+    assert len(found["rollout_efficiency"]["rounds"]) == 2
+    assert all(result["value"] > 0 for result in found.values())
 
 
 def test_acting_beside_the_emulators(monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mzlib import play, runs
+from mzlib.internal_rl import CodePolicy
 from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
 from mzlib.runs import data_dir
 
@@ -70,7 +71,10 @@ def test_the_table(capsys):
         (["--episodes", "1", "--sticky", "1.5"], "sticky=1.5"),
         (["--switch-rate", "5"], "--switch-rate 5: it is a metacontroller's"),
         (["--beta-threshold", "0.4"], "--beta-threshold 0.4: it is a metacontroller's"),
+        (["--temperature", "0.4"], "--temperature 0.4: it is a backbone's"),
+        (["--backbone", "shipped", "--temperature", "0"], "temperature=0"),
         (["--metacontroller", "m.safetensors", "--policy", "shipped"], "--metacontroller, --policy"),
+        (["--agent", "a.safetensors", "--policy", "shipped"], "--agent, --policy"),
         (["--metacontroller", "nowhere.safetensors"], "nowhere.safetensors: not there"),
     ],
 )
@@ -109,3 +113,24 @@ def test_a_metacontroller_steers_the_shipped_backbone(capsys, tmp_path):
     runs.save_weights(other, Metacontroller(MetacontrollerConfig(128)), backbone="another")
     with pytest.raises(SystemExit, match="belongs to backbone another"):
         play.main(["--metacontroller", str(other)])
+
+
+def test_an_agent_chooses_the_codes(capsys, tmp_path):
+    backbone, meta, agent = (
+        data_dir("weights", "backbone.safetensors"),
+        tmp_path / "m.safetensors",
+        tmp_path / "a.safetensors",
+    )
+    torch.manual_seed(0)
+    names = {"backbone": runs.weights_sha256(backbone)}
+    runs.save_weights(meta, Metacontroller(MetacontrollerConfig(128)), **names)
+    runs.save_weights(agent, CodePolicy(128, 8, 16), **names, metacontroller=runs.weights_sha256(meta))
+    clip = tmp_path / "out.mp4"
+    arguments = ("--agent", str(agent), "--episodes", "2", "--max-steps", "6", "--workers", "1", "--switch-rate", "3")
+    steered = (*arguments, "--metacontroller", str(meta))
+    summary = said(capsys, *steered, "--temperature", "0.25", "--deterministic", "--render", str(clip))
+    assert (summary["agent"], summary["episodes"], summary["steps"]) == ("a.safetensors", 2, 12)
+    assert imageio_ffmpeg.count_frames_and_secs(str(clip))[0] == 6
+    runs.save_weights(meta, Metacontroller(MetacontrollerConfig(128)), **names)
+    with pytest.raises(SystemExit, match="belongs to metacontroller"):
+        play.main([*steered])

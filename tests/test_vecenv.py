@@ -15,6 +15,7 @@ import torch
 
 from mzlib import demos, vecenv
 from mzlib.emulator import ACTIONS, GAMES, NOOP, STICKING_FRAMES, Emulator
+from mzlib.places import Place
 from mzlib.runs import REPO, data_dir
 from mzlib.vecenv import ROW, Cause, Environment, Start, VecEnv, VecEnvConfig
 
@@ -277,6 +278,33 @@ def test_after_success_the_episode_goes_on_for_extra_steps():
     assert play(environment, actions[BEFORE_KEY:])[:4] == (Cause.SUCCESS, BEFORE_KEY + 3, 100, True)
 
 
+# From the start platform (x 77): to the right, then back to the left; one after the other.
+RIGHT_THEN_LEFT = (Place("right", 1, 82, 89, 234, 236), Place("left", 1, 63, 74, 234, 236))
+THERE_AND_BACK = [ACTIONS.index("RIGHT")] * 2 + [ACTIONS.index("LEFT")] * 4
+
+
+@pytest.mark.parametrize("cut", [None, 1, 3])
+def test_places_count_in_their_order(cut):
+    """Saved and restored at any step too, what was reached stays reached."""
+    environment, by_hand, arrived = alone(plain(), Start(way=RIGHT_THEN_LEFT)), Emulator(), []
+    for step, action in enumerate(THERE_AND_BACK):
+        by_hand.step(action)
+        place = RIGHT_THEN_LEFT[min(len(arrived), 1)]
+        arrived += [step] * place.holds(by_hand.facts.room, by_hand.facts.x, by_hand.facts.y)
+    assert 0 < arrived[0] < arrived[1]
+    if cut is not None:
+        assert play(environment, THERE_AND_BACK[:cut])[0] == Cause.IN_PLAY
+        kept = io.BytesIO()
+        torch.save(environment.save(), kept)
+        environment = alone(plain(), Start())
+        environment.load(torch.load(io.BytesIO(kept.getvalue()), weights_only=True))
+        environment.next = Start()
+    found = play(environment, THERE_AND_BACK[cut or 0 :])
+    assert found[:4] == (Cause.SUCCESS, arrived[1] + 1, 0, True)
+    backwards = alone(plain(max_steps=6), Start(way=RIGHT_THEN_LEFT[::-1]))
+    assert play(backwards, THERE_AND_BACK)[:4] == (Cause.LIMIT, 6, 0, False)
+
+
 @pytest.mark.parametrize(("lag", "length"), [(5, 8), (0, 3), (None, 20)])
 def test_an_episode_that_lags_is_cut(lag, length):
     """The demo won 100 points with its third step: `lag` steps later at the latest they must be there."""
@@ -423,6 +451,7 @@ def test_wrong_use():
         ({"state": None}, "state and frames: give both"),
         ({"frames": np.zeros((84, 84), np.uint8)}, r"frames: shape \(84, 84\), not \(4, 84, 84\)"),
         ({"targets": np.zeros(0, np.int32)}, r"targets: shape \(0,\)"),
+        ({"way": RIGHT_THEN_LEFT}, "way and targets"),
         ({"noops": -1}, "noops=-1, extra=0"),
         ({"extra": -2}, "noops=0, extra=-2"),
     ],

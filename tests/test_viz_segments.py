@@ -1,9 +1,13 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 
+from mzlib.emulator import Emulator
 from mzlib.segments import k_means
 from mzlib.viz.rooms import RoomMap
 from mzlib.viz.segments import (
@@ -15,6 +19,7 @@ from mzlib.viz.segments import (
     map_spots,
     overview_figure,
     path_figure,
+    render_codes,
     segment_codes,
     segment_of_steps,
     segment_starts,
@@ -158,3 +163,24 @@ def test_the_figures_show_the_segments():
     assert [len(dots.get_offsets()) for dots in shown] == [4, len(segment_codes(second))]
     assert len(overview_figure([first, second], clusters, room_map).axes) == 3
     plt.close("all")
+
+
+def test_a_clip_tells_the_switch_and_the_codes_cluster():
+    """The switch opens at the fourth step, and the cluster changes there."""
+    emulator, control = Emulator(), SimpleNamespace()
+
+    def played():
+        for t, (beta, code) in enumerate(((0.9, 0.0), (0.1, 0.0), (0.3, 0.0), (0.75, 5.0), (0.2, 5.0))):
+            control.switch, control.opened = torch.tensor([beta]), torch.tensor([t in (0, 3)])
+            control.code = torch.full((1, 2), code)
+            yield emulator, 0, emulator.step(0)
+
+    captions = render_codes(played(), control).captions
+    assert [caption[caption.index("β") :].split() for caption in captions] == [
+        ["β", "0.90*", "z", "0"],
+        ["β", "0.10", "z", "0"],
+        ["β", "0.30", "z", "0"],
+        ["β", "0.75*", "z", "1"],
+        ["β", "0.20", "z", "1"],
+    ]
+    assert all("score 0" in caption for caption in captions)
