@@ -210,16 +210,13 @@ def reinforce(
         pinpad.reset_random(rng, task=config.pinpad.post_training_task)
         if config.raw_actions:
             lived = internal_rl.raw_rollout(policy, pinpad)
-            options = lived.valid.sum(1)
-            internal_rl.improve_raw(policy, optimiser, lived, rl)
         else:
             lived = internal_rl.rollout(environment, policy, pinpad)
-            options = lived.chosen.sum(1)
-            internal_rl.improve(policy, optimiser, lived, rl)
+        internal_rl.update(policy, None, optimiser, lived, rl)
         return {
             "episodes": (iteration + 1) * config.rl_batch,
             "success": lived.returns.mean().item(),
-            "options": options.float().mean().item(),
+            "options": lived.chosen.sum(1).float().mean().item(),
             "environment_steps": int(lived.lengths.sum()),
         }
 
@@ -230,7 +227,7 @@ def reinforce(
     return policy
 
 
-def success_rate(config: PinpadStudyConfig, play: Callable[[Pinpad], internal_rl.Rollout], episodes: int) -> float:
+def success_rate(config: PinpadStudyConfig, play: Callable[[Pinpad], internal_rl.Lived], episodes: int) -> float:
     """The share of episodes of the post-training task that `play` wins, on layouts from evaluation seeds."""
     rng, won = np.random.default_rng(EVALUATION_SEED), 0.0
     for begin in range(0, episodes, PLAYED_AT_ONCE):

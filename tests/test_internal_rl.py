@@ -80,12 +80,12 @@ def test_a_rollout_holds_codes_and_counts_rewards():
     assert lived.chosen[:, 0].all()
     for i, length in enumerate(lived.lengths):
         for t in range(1, length):
-            assert lived.chosen[i, t] or torch.equal(lived.code[i, t], lived.code[i, t - 1])
+            assert lived.chosen[i, t] or torch.equal(lived.action[i, t], lived.action[i, t - 1])
         assert not lived.chosen[i, length:].any()
     with torch.no_grad():
-        again = policy(lived.residual).log_prob(lived.code).sum(-1)
+        again = policy(lived.observation).log_prob(lived.action).sum(-1)
     assert torch.allclose(again[lived.chosen], lived.log_prob[lived.chosen], atol=1e-4), "step form equals parallel"
-    prior = torch.distributions.Normal(0.0, 1.0).log_prob(lived.code).sum(-1)
+    prior = torch.distributions.Normal(0.0, 1.0).log_prob(lived.action).sum(-1)
     assert torch.allclose(again, prior, atol=1e-5), "the policy begins as the prior"
 
 
@@ -102,8 +102,8 @@ def test_the_update_makes_rewarded_codes_likelier_and_leaves_the_frozen_parts():
     frozen = [weight.clone() for part in (backbone, meta) for weight in part.parameters()]
     for _ in range(25):
         lived = internal_rl.rollout(environment, policy, fresh(64))
-        returns = (lived.code[:, 0, 0] > 0.5).float()  # a stand-in reward whose best code is known
-        internal_rl.improve(policy, optimiser, lived._replace(returns=returns), InternalRLConfig())
+        returns = (lived.action[:, 0, 0] > 0.5).float()  # a stand-in reward whose best code is known
+        internal_rl.update(policy, None, optimiser, lived._replace(returns=returns), InternalRLConfig())
     assert returns.mean() > 0.8, "a third at the start"
     now = [weight for part in (backbone, meta) for weight in part.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(frozen, now, strict=True))
@@ -115,10 +115,10 @@ def test_raw_actions_learn_by_the_same_update():
     optimiser = torch.optim.Adam(policy.parameters(), 1e-2)
     for _ in range(25):
         lived = internal_rl.raw_rollout(policy, fresh(64))
-        again = torch.distributions.Categorical(logits=policy(lived.observations).actions).log_prob(lived.actions)
-        assert torch.allclose(again[lived.valid], lived.log_prob[lived.valid], atol=1e-4)
-        returns = (lived.actions[:, 0] == 2).float()
-        internal_rl.improve_raw(policy, optimiser, lived._replace(returns=returns), InternalRLConfig())
+        again = torch.distributions.Categorical(logits=policy(lived.observation).actions).log_prob(lived.action)
+        assert torch.allclose(again[lived.chosen], lived.log_prob[lived.chosen], atol=1e-4)
+        returns = (lived.action[:, 0] == 2).float()
+        internal_rl.update(policy, None, optimiser, lived._replace(returns=returns), InternalRLConfig())
     assert returns.mean() > 0.7, "a quarter at the start"
     assert not torch.equal(policy.action_head.weight, backbone.action_head.weight)
 

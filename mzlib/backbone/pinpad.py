@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributions import Categorical
 
 from mzlib.backbone.blocks import blocks_of, check_blocks
 
@@ -135,6 +136,10 @@ class PinpadBackbone(nn.Module):
         for block in self.blocks[self.config.layer :]:
             residual = block(residual)
         return self._predict(residual)
+
+    def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """(b, t) ln p(a_t | o_1:t)."""
+        return Categorical(logits=self(observations).actions).log_prob(actions)
 
     def forward(self, observations: Tensor) -> Prediction:
         """(b, t, channels) observations to predictions."""

@@ -11,10 +11,6 @@ from mzlib.internal_rl.options import ActionVectorEnv, Episodes, OptionVectorEnv
 from mzlib.internal_rl.pinpad import (
     ControlledPinpad,
     OptionEnv,
-    RawRollout,
-    Rollout,
-    improve,
-    improve_raw,
     raw_policy,
     raw_rollout,
     rollout,
@@ -22,7 +18,7 @@ from mzlib.internal_rl.pinpad import (
 from mzlib.internal_rl.policies import ActionPolicy, CodePolicy, Critic, PriorCodes, agent_policy
 from mzlib.internal_rl.tasks import Task
 from mzlib.internal_rl.training import ReinforceConfig, run
-from mzlib.internal_rl.updates import InternalRLConfig, gradient_noise
+from mzlib.internal_rl.updates import InternalRLConfig, Lived, gradient_noise, update
 
 __all__ = [
     "ActionPolicy",
@@ -32,19 +28,17 @@ __all__ = [
     "Critic",
     "Episodes",
     "InternalRLConfig",
+    "Lived",
     "OptionEnv",
     "OptionVectorEnv",
     "PriorCodes",
-    "RawRollout",
     "ReinforceConfig",
-    "Rollout",
     "Task",
     "agent_policy",
     "gradient_noise",
-    "improve",
-    "improve_raw",
     "raw_policy",
     "raw_rollout",
     "rollout",
     "run",
+    "update",
 ]

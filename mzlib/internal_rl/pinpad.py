@@ -1,7 +1,6 @@
 """Options on the grid world: the frozen parts as an environment, its rollouts, and raw actions beside them."""
 
 import copy
-from typing import NamedTuple
 
 import gymnasium
 import numpy as np
@@ -11,10 +10,9 @@ from torch.distributions import Categorical
 
 from mzlib.backbone import PinpadBackbone
 from mzlib.internal_rl.policies import CodePolicy, PriorCodes
-from mzlib.internal_rl.updates import InternalRLConfig, descend
+from mzlib.internal_rl.updates import Lived
 from mzlib.metacontroller import Metacontroller
 from mzlib.pinpad import Pinpad, PinpadConfig
-from mzlib.ppo import batch_advantage, clipped_loss
 
 
 class ControlledPinpad:
@@ -68,19 +66,8 @@ class ControlledPinpad:
         return rewards, terminated, truncated
 
 
-class Rollout(NamedTuple):
-    """A batch of episodes as a policy in code space lived them."""
-
-    residual: Tensor  # e (b, t, n_e), zeros after the end
-    code: Tensor  # z in force (b, t, n_z)
-    chosen: Tensor  # (b, t) bool: an option began, z was drawn
-    log_prob: Tensor  # (b, t) of z where chosen
-    returns: Tensor  # (b,)
-    lengths: np.ndarray  # (b,)
-
-
 @torch.no_grad()
-def rollout(environment: ControlledPinpad, policy: CodePolicy | PriorCodes, pinpad: Pinpad) -> Rollout:
+def rollout(environment: ControlledPinpad, policy: CodePolicy | PriorCodes, pinpad: Pinpad) -> Lived:
     """Live the episodes of a freshly reset `pinpad`, all at once."""
     environment.reset(pinpad)
     count, horizon = len(environment.rows), pinpad.config.horizon
@@ -106,36 +93,17 @@ def rollout(environment: ControlledPinpad, policy: CodePolicy | PriorCodes, pinp
         if ended.any():
             kept = torch.as_tensor(np.flatnonzero(~ended), device=device)
             cache = tuple(entry[kept] for entry in cache)
-    longest = int(lengths.max())
-    returns = torch.as_tensor(returns, device=device)
-    return Rollout(*(x[:, :longest] for x in (residual, codes, chosen, log_prob)), returns=returns, lengths=lengths)
+    return _lived(residual, codes, chosen, log_prob, returns, lengths)
 
 
-def improve(policy: CodePolicy, optimiser: torch.optim.Optimizer, lived: Rollout, config: InternalRLConfig) -> None:
-    """One round of PPO on a batch of episodes: every option of an episode has the episode's normalised return as its
-    advantage."""
-    advantage = batch_advantage(lived.returns)[:, None]
-
-    def losses(rows: Tensor, steps: int) -> Tensor:
-        log_prob = policy.log_prob(lived.residual[rows, :steps], lived.code[rows, :steps])
-        return clipped_loss(log_prob, lived.log_prob[rows, :steps], advantage[rows], config.clip)
-
-    descend(policy.parameters(), optimiser, lived.chosen, losses, config)
-
-
-class RawRollout(NamedTuple):
-    """A batch of episodes as a policy over raw actions lived them."""
-
-    observations: Tensor  # (b, t, channels) uint8
-    actions: Tensor  # (b, t)
-    valid: Tensor  # (b, t) bool
-    log_prob: Tensor  # (b, t)
-    returns: Tensor  # (b,)
-    lengths: np.ndarray  # (b,)
+def _lived(*arrays) -> Lived:
+    """Cut to the longest episode."""
+    *steps, returns, lengths = (torch.as_tensor(x, device=arrays[0].device) for x in arrays)
+    return Lived(*(x[:, : int(lengths.max())] for x in steps), returns, lengths)
 
 
 @torch.no_grad()
-def raw_rollout(backbone: PinpadBackbone, pinpad: Pinpad) -> RawRollout:
+def raw_rollout(backbone: PinpadBackbone, pinpad: Pinpad) -> Lived:
     """Live the episodes of a freshly reset `pinpad` with actions drawn from the backbone itself."""
     count, horizon, device = len(pinpad.observation), pinpad.config.horizon, backbone.device
     rows, caches = np.arange(count), backbone.init_cache(count)
@@ -160,24 +128,8 @@ def raw_rollout(backbone: PinpadBackbone, pinpad: Pinpad) -> RawRollout:
             kept = torch.as_tensor(np.flatnonzero(~ended), device=device)
             caches = [tuple(entry[kept] for entry in cache) for cache in caches]
         rows = rows[~ended]
-    longest = int(lengths.max())
-    valid = torch.arange(longest, device=device) < torch.as_tensor(lengths, device=device)[:, None]
-    lived = (x[:, :longest] for x in (observations, actions))
-    return RawRollout(*lived, valid, log_prob[:, :longest], torch.as_tensor(returns, device=device), lengths)
-
-
-def improve_raw(
-    backbone: PinpadBackbone, optimiser: torch.optim.Optimizer, lived: RawRollout, config: InternalRLConfig
-) -> None:
-    """The same round of PPO with raw actions in place of codes, on all of the backbone's weights."""
-    advantage = batch_advantage(lived.returns)[:, None]
-
-    def losses(rows: Tensor, steps: int) -> Tensor:
-        logits = backbone(lived.observations[rows, :steps]).actions
-        log_prob = Categorical(logits=logits).log_prob(lived.actions[rows, :steps])
-        return clipped_loss(log_prob, lived.log_prob[rows, :steps], advantage[rows], config.clip)
-
-    descend(backbone.parameters(), optimiser, lived.valid, losses, config)
+    valid = torch.arange(horizon, device=device) < torch.as_tensor(lengths, device=device)[:, None]
+    return _lived(observations, actions, valid, log_prob, returns, lengths)
 
 
 class OptionEnv(gymnasium.Env):
