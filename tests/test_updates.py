@@ -80,7 +80,7 @@ def test_every_episode_counts_once_an_epoch():
 
 def test_without_a_critic_an_episodes_options_share_its_return():
     batch = lived([4, 9, 6])
-    found = estimate(CodePolicy(6, 2, 8), None, batch, InternalRLConfig()).advantage
+    found, _, _ = estimate(CodePolicy(6, 2, 8), None, batch, InternalRLConfig())
     assert torch.equal(found, batch_advantage(batch.returns)[:, None].expand(3, 9))
 
 

@@ -32,8 +32,8 @@ class ActionVectorEnv(gymnasium.vector.VectorEnv):
     an episode ends in success, else 0. A lost life ends an episode.
 
     Beside gymnasium's `reset` and `step`: `begin`, and `send` and `receive` of one half, whose emulators run while the
-    other half is acted on; `seen` holds what each half shows. Whatever is drawn comes from `generator`; the emulators'
-    sticky generators are seeded by `config`, once.
+    other half is acted on; `seen` holds what each half shows. The step that ends an episode shows the next one's
+    beginning. Whatever is drawn comes from `generator`; the emulators' sticky generators are seeded by `config`, once.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}

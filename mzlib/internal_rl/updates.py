@@ -104,22 +104,17 @@ def option_advantages(lived: Lived, values: Tensor, gamma: float, lam: float) ->
     return tuple(x.T for x in found)
 
 
-class Estimate(NamedTuple):
-    """What an update multiplies ln π with, and what a critic learns."""
-
-    advantage: Tensor  # (b, t)
-    residual: Tensor | None = None  # e (b, t, n_e)
-    target: Tensor | None = None  # (b, t)
-
-
 @torch.no_grad()
-def estimate(policy: nn.Module, critic: nn.Module | None, lived: Lived, config: InternalRLConfig) -> Estimate:
-    """Without a critic the episode's normalised return for each of its options; with one, normalised GAE."""
+def estimate(
+    policy: nn.Module, critic: nn.Module | None, lived: Lived, config: InternalRLConfig
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Advantages (b, t): without a critic the episode's normalised return for each of its options, with one normalised
+    GAE; and what the critic learns from, e (b, t, n_e) and its targets (b, t)."""
     if critic is None:
-        return Estimate(batch_advantage(lived.returns)[:, None].expand_as(lived.log_prob))
+        return batch_advantage(lived.returns)[:, None].expand_as(lived.log_prob), None, None
     residual = residuals(policy, lived)
     advantage, target = option_advantages(lived, critic(residual), config.gamma, config.lam)
-    return Estimate(normalised(advantage, lived.chosen.to(advantage.dtype)), residual, target)
+    return normalised(advantage, lived.chosen.to(advantage.dtype)), residual, target
 
 
 def update(
@@ -157,7 +152,7 @@ def gradient_noise(
         raise ValueError(f"batches: {len(batches)} given; at least 2 are needed to see a variance")
     gradients = []
     for lived in batches:
-        advantage = estimate(policy, critic, lived, config).advantage
+        advantage, _, _ = estimate(policy, critic, lived, config)
         policy.zero_grad()
 
         def losses(rows: Tensor, steps: int, lived: Lived = lived, advantage: Tensor = advantage) -> Tensor:
