@@ -29,7 +29,8 @@ class ReinforceConfig:
     """Settings of one reinforcement; the baselines too.
 
     acts "actions" is raw-action RL from the same backbone; estimator "none" leaves the policy as it begins: with codes
-    those from the prior, with actions the clone as it is. switch_rate 1 is β ≡ 1.
+    those from the prior, with actions the clone as it is. switch_rate 1 is β ≡ 1; with beta_threshold 1 only
+    switch_rate opens the switch.
     """
 
     backbone: str = "shipped"  # or "run": the same profile's 02_bc; or a .safetensors file
