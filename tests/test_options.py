@@ -195,11 +195,11 @@ def _facts(start: Start) -> tuple[int, int, int]:
 
 
 def test_starts_are_of_the_first_place_and_none_twice():
-    found = tasks.arrivals(14)
-    assert len(found) == 8
-    assert {int(demo.goals[end - 1]) for demo, end in found} == {14}
-    assert len({demo.actions[:end].tobytes() for demo, end in found}) == 8
-    task = Task((14, 13), workers=1)
+    found, goal = min(((tasks.arrivals(goal), goal) for goal in range(len(GOALS))), key=lambda each: len(each[0]))
+    assert len(found) > 1
+    assert {int(demo.goals[end - 1]) for demo, end in found} == {goal}
+    assert len({(demo.seed, demo.actions[:end].tobytes()) for demo, end in found}) == len(found)
+    task = Task((goal, 13), workers=1)
     drawn = [task.draw(torch.Generator().manual_seed(seed)) for seed in range(40)]
     assert {start.state for start in drawn} == {start.state for start in task.starts}
     assert all(start.way == (GOALS[13],) for start in drawn)
