@@ -26,7 +26,7 @@ UPSTREAM_08_scoreboard := $(filter-out 08_scoreboard,$(NOTEBOOKS))
 upstream = $(patsubst %,$(RUN)/%/final.json,$(filter $(NOTEBOOKS),$(UPSTREAM_$1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help run-all $(NOTEBOOKS) test test-browser lint lab bench refresh readme status clean
+.PHONY: help run-all $(NOTEBOOKS) test test-browser fuzz lint lab bench refresh readme status data-agc clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -82,6 +82,9 @@ test: $(INSTALLED)  ## the tests, then the committed notebooks (nbval) in a fres
 test-browser: $(INSTALLED)  ## the widgets in headless Chromium, in a page and in JupyterLab; pictures in runs/screenshots
 	$(PY) -m pytest -m browser $(PYTEST_ARGS) tests
 
+fuzz: $(INSTALLED)  ## 10,000 malformed files of each kind against the reader of human play
+	MZ_FUZZ=10000 $(PY) -m pytest -k "malformed or whatever" $(PYTEST_ARGS) tests/test_agc.py
+
 lint: $(INSTALLED)  ## ruff on sources and notebooks
 	$(PY) -m ruff check
 
@@ -101,6 +104,9 @@ readme: $(INSTALLED)  ## write the measured results into README.md
 
 status: $(INSTALLED)  ## which runs there are, how far, and which are older than the code
 	@$(PY) -m mzlib.runs status
+
+data-agc: $(INSTALLED)  ## fetch and convert the human data (source: agc); ARGS="--origin FOLDER" for what is there already
+	@$(PY) -m mzlib.agc $(ARGS)
 
 clean:  ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mzlib import demos, runs
+from mzlib import runs
+from mzlib.agc import Play
 from mzlib.backbone import BackboneConfig, MontezumaVLM, montezuma_loss
 from mzlib.dataset import (
     PAD,
@@ -26,6 +27,7 @@ from mzlib.dataset import (
     split_by_seed,
     training_demos,
 )
+from mzlib.demos import Demo
 from mzlib.emulator import ACTIONS
 from mzlib.evaluate import SELECTION_SEED, EvaluationProtocol, evaluate
 from mzlib.policies import ClonePolicy
@@ -36,6 +38,7 @@ from mzlib.runs import Run, stage_main, train
 class BCConfig:
     """Settings of one cloning."""
 
+    source: str = "demos"  # or "agc": human play, converted; "mine": your own games
     demos: str = "shipped"  # or "run": the best of the same profile's 05_go_explore
     rollouts: bool = False  # with "shipped": also the robustified policies' own episodes
     seed: int = 0
@@ -76,14 +79,14 @@ class BCConfig:
         return BackboneConfig(predict_next=self.obs_weight > 0, **sizes)
 
 
-def demonstrations(config: BCConfig, profile: str) -> list[demos.Demo]:
-    """The demos to clone: with "shipped" also those of the places data, and `rollouts` if asked for."""
-    return training_demos(config.demos, profile, config.rollouts, config.demo_limit)
+def demonstrations(config: BCConfig, profile: str) -> list[Demo | Play]:
+    """What to clone: with "shipped" also the places data, and `rollouts` if asked for."""
+    return training_demos(config.demos, profile, config.rollouts, config.demo_limit, config.source)
 
 
 def data(config: BCConfig, profile: str) -> tuple[FrameCache, WindowDataset, WindowDataset]:
     """The replayed demos, and their windows to train on and held out."""
-    folder = cache_folder(config.demos, config.rollouts, config.demo_limit)
+    folder = cache_folder(config.demos, config.rollouts, config.demo_limit, config.source)
     cache = FrameCache.build(demonstrations(config, profile), folder, config.workers or None)
     make = partial(WindowDataset, cache, seq_len=config.seq_len, stride=config.stride, seed=config.seed)
     kept, unseen = split_by_seed(cache, config.held_out)

@@ -4,9 +4,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mzlib.demos import Demo, load, start, upstream, verify
+from mzlib.agc import UNKNOWN, Play, plays
+from mzlib.demos import Demo, load, recorded, start, upstream, verify
 from mzlib.emulator import NOOP, rom_md5
 from mzlib.pinpad import Episodes
-from mzlib.runs import atomic_path, data_dir, runs_root
+from mzlib.runs import atomic_path, data_dir, in_processes, runs_root
 from mzlib.trajectory import ACTION_COUNT, FRAME_SHAPE
 
 try:
@@ -28,6 +27,7 @@ except ImportError:  # Windows: no lock
 
 PAD = ACTION_COUNT  # the action id of steps that are not there
 EARLIER_FRAMES = 3  # before a window's first, so that every step can stack 4
+SOURCES = ("demos", "agc", "mine")
 LAYOUT = 1  # of the cache's files; another number makes old caches be built again
 
 
@@ -44,7 +44,7 @@ class FrameCache:
     rewards: np.ndarray  # (steps,) int32, points
     lives: np.ndarray  # (steps,) uint8: left after the step, the current one included
     dying: np.ndarray  # (steps,) bool: the death animation runs after the step
-    positions: np.ndarray  # (steps, 3) uint8: room, x, y after the step
+    positions: np.ndarray  # (steps, 3) uint8: room, x, y after the step; agc.UNKNOWN where no memory tells
     goals: np.ndarray  # (steps,) int16, -1 unknown
     offsets: np.ndarray  # (N + 1,) int64
     seed: np.ndarray  # (N,) int64
@@ -54,7 +54,7 @@ class FrameCache:
         return len(self.score)
 
     @classmethod
-    def build(cls, demos: Sequence[Demo], folder: Path, workers: int | None = None) -> "FrameCache":
+    def build(cls, demos: Sequence[Demo | Play], folder: Path, workers: int | None = None) -> "FrameCache":
         """The cache of these demos: opened if `folder` holds it, else replayed into `folder`, replacing another.
 
         workers: processes that replay, all cores by default. Until a build is whole, `folder` keeps its old cache or
@@ -72,10 +72,13 @@ class FrameCache:
         return cache
 
 
-def cache_key(demos: Sequence[Demo]) -> str:
+def cache_key(demos: Sequence[Demo | Play]) -> str:
     """SHA-256 of all that the demos' replays depend on, the emulator included."""
     digest = hashlib.sha256(f"{LAYOUT} {ale_py.__version__}".encode())
     for demo in demos:
+        if isinstance(demo, Play):
+            digest.update(demo.record.sha256.encode())
+            continue
         start_state = None if demo.state is None else hashlib.sha256(demo.state).hexdigest()
         goals = np.full(len(demo), -1) if demo.goals is None else demo.goals
         settings = (demo.game, rom_md5(demo.game), int(demo.seed), int(demo.noops), float(demo.sticky), start_state)
@@ -104,7 +107,7 @@ def _opened(folder: Path, key: str) -> FrameCache | None:
     return FrameCache(frames=np.load(folder / "frames.npy", mmap_mode="r"), **steps)
 
 
-def _write(demos: Sequence[Demo], folder: Path, key: str, workers: int) -> None:
+def _write(demos: Sequence[Demo | Play], folder: Path, key: str, workers: int) -> None:
     """Replay into `folder`; steps.npz, which makes a folder a cache, goes first and comes last."""
     offsets = np.cumsum([0, *map(len, demos)], dtype=np.int64)
     steps = {
@@ -124,16 +127,11 @@ def _write(demos: Sequence[Demo], folder: Path, key: str, workers: int) -> None:
     try:
         shape = (int(offsets[-1]) + len(demos), *FRAME_SHAPE)
         frames = np.lib.format.open_memmap(unfinished, "w+", np.uint8, shape)
-        with contextlib.ExitStack() as stack:
-            replayed = map(_replayed, demos)
-            if workers > 1:
-                pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-                replayed = stack.enter_context(pool).map(_replayed, demos)
-            for i, (seen, lives, dying, positions) in enumerate(replayed):
-                begin, end = offsets[i], offsets[i + 1]
-                frames[begin + i : end + i + 1] = seen
-                steps["lives"][begin:end], steps["dying"][begin:end] = lives, dying
-                steps["positions"][begin:end] = positions
+        for i, (seen, lives, dying, positions) in enumerate(in_processes(_replayed, demos, workers)):
+            begin, end = offsets[i], offsets[i + 1]
+            frames[begin + i : end + i + 1] = seen
+            steps["lives"][begin:end], steps["dying"][begin:end] = lives, dying
+            steps["positions"][begin:end] = positions
         frames.flush()
         (folder / "steps.npz").unlink(missing_ok=True)
         os.replace(unfinished, folder / "frames.npy")
@@ -143,11 +141,14 @@ def _write(demos: Sequence[Demo], folder: Path, key: str, workers: int) -> None:
         np.savez_compressed(temporary, **steps)
 
 
-def _replayed(demo: Demo) -> tuple[np.ndarray, ...]:
+def _replayed(demo: Demo | Play) -> tuple[np.ndarray, ...]:
     """(frames (T + 1, 84, 84), lives (T,), dying (T,), positions (T, 3)) of one demo; ValueError if its rewards differ.
 
-    A saved state has no screen: a demo that starts in one has for its first frame what a NOOP would show.
+    A saved state has no screen: a demo that starts in one has for its first frame what a NOOP would show. A human's
+    play is read, not replayed.
     """
+    if isinstance(demo, Play):
+        return demo.read()
     emulator = start(demo)
     if demo.state is None:
         first = emulator.frame
@@ -168,18 +169,26 @@ def _replayed(demo: Demo) -> tuple[np.ndarray, ...]:
     return np.array(frames), np.array(lives), np.array(dying), np.array(positions).reshape(-1, 3)
 
 
-def training_demos(which: str, profile: str, rollouts: bool = False, limit: int = 0) -> list[Demo]:
-    """The demos that a model learns from: those of `demos.upstream`, with "shipped" also the places data.
+def training_demos(
+    which: str, profile: str, rollouts: bool = False, limit: int = 0, source: str = "demos"
+) -> list[Demo | Play]:
+    """What a model learns from: with source "demos" those of `demos.upstream`, and with "shipped" also the places
+    data; with "agc" the converted human data, with "mine" the games that the reader has recorded.
 
-    rollouts: the robustified policies' own episodes too. limit: so many, evenly picked; 0: all.
+    rollouts: the robustified policies' own episodes too. limit: so many, evenly picked; 0: all. ValueError for what
+    does not go together, FileNotFoundError for a source that isn't there.
     """
-    if rollouts and which != "shipped":
-        raise ValueError(f"rollouts=true: they go with demos=shipped, not demos={which}")
-    chosen = upstream(which, profile)
-    if which == "shipped":
-        folders = ("places", "robust") if rollouts else ("places",)
+    if source not in SOURCES:
+        raise ValueError(f"source={source!r}: use one of {', '.join(SOURCES)}")
+    if rollouts and (which, source) != ("shipped", "demos"):
+        raise ValueError(f"rollouts=true: they go with source=demos, demos=shipped, not source={source}, demos={which}")
+    if source == "demos":
+        chosen = upstream(which, profile)
+        folders = ("places", "robust")[: 1 + rollouts] if which == "shipped" else ()
         paths = [path for name in folders for path in sorted(data_dir("demos", name).glob("*.npz"))]
         chosen += [demo for path in paths for demo in load(path)]
+    else:
+        chosen = list(plays()) if source == "agc" else recorded()
     return evenly(chosen, limit) if limit else chosen
 
 
@@ -188,9 +197,10 @@ def evenly(items: Sequence, count: int) -> list:
     return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]
 
 
-def cache_folder(which: str, rollouts: bool = False, limit: int = 0) -> Path:
+def cache_folder(which: str, rollouts: bool = False, limit: int = 0, source: str = "demos") -> Path:
     """Where the frames of `training_demos` are kept."""
-    return runs_root() / "cache" / f"{which}{'+rollouts' * rollouts}-{limit}"
+    name = which if source == "demos" else source
+    return runs_root() / "cache" / f"{name}{'+rollouts' * rollouts}-{limit}"
 
 
 def segments(cache: FrameCache, i: int) -> list[tuple[int, int]]:
@@ -201,6 +211,7 @@ def segments(cache: FrameCache, i: int) -> list[tuple[int, int]]:
     steps = np.arange(len(lives))
     died = np.maximum.accumulate(np.where(dying, steps, -1))  # the last step of the last death so far, -1 before any
     moved = (positions != positions[died]).any(1)  # the animation over, she lies there for another step or two
+    moved |= positions[:, 0] == UNKNOWN  # a signal from the screen covers these steps too
     moved = np.maximum.accumulate(np.where(moved, steps, -1))
     stands = (died < 0) | (moved > died)
     acts = stands & np.append(stands[:1], stands[:-1]) & (np.diff(lives, prepend=lives[:1]) >= 0) & (lives > 0)

@@ -7,13 +7,10 @@ stuck.
 
 import io
 import itertools
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from tokenize import TokenError  # NumPy parses array headers with tokenize
 
@@ -21,7 +18,7 @@ import ale_py
 import numpy as np
 
 from mzlib.emulator import FRAMES_PER_ACTION, GAMES, NOOP, Emulator, rom_md5
-from mzlib.runs import atomic_path, data_dir, runs_root
+from mzlib.runs import atomic_path, data_dir, in_processes, runs_root
 from mzlib.trajectory import ACTION_COUNT, Trajectory
 
 
@@ -79,9 +76,8 @@ def verify(demo: Demo) -> None:
 
 def verify_all(demos: Sequence[Demo], workers: int | None = None) -> None:
     """`verify` every demo, in parallel processes; ValueError for the first that fails."""
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for _ in pool.map(verify, demos, chunksize=4):
-            pass
+    for _ in in_processes(verify, demos, workers):
+        pass
 
 
 def record(demo: Demo) -> Trajectory:
@@ -382,3 +378,12 @@ def upstream(which: str, profile: str) -> list[Demo]:
             )
         return load(path)
     raise ValueError(f"demos={which!r}: use 'shipped' or 'run'")
+
+
+def recorded() -> list[Demo]:
+    """The games that the reader has recorded (`runs/mine/`, see mzlib.viz.play_yourself); FileNotFoundError if there
+    are none."""
+    paths = sorted((runs_root() / "mine").glob("*.npz"))
+    if not paths:
+        raise FileNotFoundError("source='mine': runs/mine holds no recorded game; play one in notebook 01")
+    return [demo for path in paths for demo in load(path)]

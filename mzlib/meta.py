@@ -29,6 +29,7 @@ class MetaConfig:
     """Settings of one training."""
 
     backbone: str = "shipped"  # or "run": the same profile's 02_bc
+    source: str = "demos"  # or "agc", "mine": that of the backbone
     demos: str = "shipped"
     demo_limit: int = 0  # so many to train on and a quarter as many held out, evenly picked; 0: all
     seed: int = 0
@@ -160,16 +161,16 @@ def upstream(config: MetaConfig, profile: str) -> Upstream:
     path = runs.upstream_weights("backbone", config.backbone, profile, "02_bc")
     backbone, about = runs.load_weights(path, MontezumaVLM, BackboneConfig)
     backbone = backbone.to(runs.pick_device(config.device)).requires_grad_(False).eval()
-    chosen, held_out = training_demos(config.demos, profile), set(about["held_out"])
-    folder = cache_folder(config.demos, limit=config.demo_limit)
+    chosen, held_out = training_demos(config.demos, profile, source=config.source), set(about["held_out"])
+    folder = cache_folder(config.demos, limit=config.demo_limit, source=config.source)
     if config.demo_limit:
         kept, aside = ([demo for demo in chosen if (demo.seed in held_out) == side] for side in (False, True))
         chosen = evenly(kept, config.demo_limit) + evenly(aside, -(-config.demo_limit // 4))
         folder = folder.with_name(f"{folder.name}-split")
     kept, aside = ([i for i, demo in enumerate(chosen) if (demo.seed in held_out) == side] for side in (False, True))
     if not kept or not aside:
-        raise ValueError(f"demos={config.demos!r}: {len(kept)} of the seeds that {path.name} was trained on, "
-                         f"{len(aside)} held out; take the demos that it was trained on")  # fmt: skip
+        raise ValueError(f"source={config.source!r}, demos={config.demos!r}: {len(kept)} of the seeds that {path.name} "
+                         f"was trained on, {len(aside)} held out; take the demos that it was trained on")  # fmt: skip
     cache = FrameCache.build(chosen, folder, config.workers or None)
     training = WindowDataset(cache, kept, config.seq_len, config.limit_trajs, config.noop_subsample,
                              seed=config.seed, stride=config.stride)  # fmt: skip

@@ -28,7 +28,8 @@ metacontroller policies probes
 backbone
 ppo layers
 dataset
-agc demos
+agc
+demos
 vecenv
 emulator pinpad places
 trajectory

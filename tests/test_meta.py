@@ -178,7 +178,7 @@ def test_what_was_held_out_of_the_backbone_is_held_out(monkeypatch):
     for side, inside in ((found.training, False), (found.unseen, True)):
         seeds = side.seeds(np.arange(len(side)))
         assert [int(seed) in held for seed in seeds] == [inside] * len(seeds)
-    monkeypatch.setattr(meta, "training_demos", lambda *_: demos.load(data_dir("demos", "first_key.npz"))[:1])
+    monkeypatch.setattr(meta, "training_demos", lambda *_, **__: demos.load(data_dir("demos", "first_key.npz"))[:1])
     with pytest.raises(ValueError, match="0 held out; take the demos"):
         meta.upstream(replace(TINY, demo_limit=0), "smoke")
 

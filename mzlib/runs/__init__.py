@@ -20,7 +20,17 @@ from .folders import (
     runs_root,
     write_atomic,
 )
-from .machine import REPO, code_hash, git_commit, machine, pick_device, progress, seed_everything, versions
+from .machine import (
+    REPO,
+    code_hash,
+    git_commit,
+    in_processes,
+    machine,
+    pick_device,
+    progress,
+    seed_everything,
+    versions,
+)
 from .profiles import config_from, load_profile
 from .results import read_curve, read_results, write_curve, write_result
 from .training import load_training, save_training, stop_button, train
@@ -35,6 +45,7 @@ __all__ = [
     "data_dir",
     "found_runs",
     "git_commit",
+    "in_processes",
     "load_profile",
     "load_training",
     "load_weights",

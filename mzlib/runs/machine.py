@@ -8,8 +8,12 @@ import platform
 import random
 import subprocess
 import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from importlib import metadata
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +130,25 @@ def progress(total: int, initial: int = 0, desc: str = "", unit: str = "step", h
     if headline:
         bar.set_postfix(headline)
     return bar
+
+
+def in_processes(function: Callable, jobs: Iterable, workers: int | None = None) -> Iterator:
+    """function(job) of each job, in order, from `workers` spawned processes (one a core by default).
+
+    At most three jobs a process are under way or waiting to be taken: memory does not grow with their number.
+    """
+    workers = workers or os.cpu_count() or 1
+    if workers == 1:
+        yield from map(function, jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting = deque()
+        try:
+            for job in jobs:
+                waiting.append(pool.submit(function, job))
+                if len(waiting) == 3 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,109 @@
+"""What the screens tell that the files do not: spare lives, and whether actions and rewards stand in the right row."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from mzlib.agc.files import Rows, Screens
+
+DEATH_FRAMES = 52  # from the first frame of the death animation to where she can act again
+LAST_DEATH_FRAMES = 52  # from the last death's first frame to the game's end
+HAT_ROWS, HAT_LEFT, HAT_WIDTH, HAT_SPACING, HATS = slice(15, 20), 56, 7, 8, 8
+SCORE_ROWS, PLAY_ROWS = slice(5, 14), slice(50, None)
+BRIGHT = 64  # luminance: the strip above the room is black but for hats and digits
+
+LAGS = np.arange(-12, 9)  # rows
+OWN_ACTION_LAG = -2  # the emulator's: what moves between screens i and i + 1 is the answer to row i - 2's action
+OWN_REWARD_LAG = 1  # its digits change between the two screens after the one in whose row the reward stands
+REWARD_REACH = 8  # rows on either side of a reward in which the digits are looked at
+CHANGES, AROUND = 16, 6  # changes of direction looked at in each trajectory, and rows on either side of each
+LEAST_PAIRS, LEAST = 400, 0.02  # pairs of screens; share of the motion's variance that some row's action must explain
+ACROSS = np.array([0, 0, 0, 1, -1, 0, 1, -1, 1, -1, 0, 1, -1, 0, 1, -1, 1, -1])  # x direction of each action
+
+
+def _hats() -> dict[bytes, int]:
+    x = np.arange(160) - HAT_LEFT
+    lit = [(x >= 0) & (x < HAT_SPACING * n) & (x % HAT_SPACING < HAT_WIDTH) for n in range(HATS)]
+    return {row.tobytes(): n for n, row in enumerate(lit)}
+
+
+HAT_PATTERNS = _hats()
+
+
+def spare_lives(gray: np.ndarray) -> int | None:
+    """The hats above the room, a spare life each, of a screen (210, 160); None where there is something else."""
+    return HAT_PATTERNS.get((gray[HAT_ROWS].max(0) > BRIGHT).tobytes())
+
+
+def motion_across(before: np.ndarray, after: np.ndarray) -> float:
+    """Pixels to the right that what changed between two screens (h, w) has moved: one least-squares solution of the
+    optical flow constraint over it (Lucas and Kanade 1981)."""
+    before, after = before[PLAY_ROWS].astype(np.float32), after[PLAY_ROWS].astype(np.float32)
+    change = after - before
+    left, top, width, height = cv2.boundingRect((change != 0).astype(np.uint8))
+    around = slice(max(top - 1, 0), top + height + 1), slice(max(left - 2, 0), left + width + 2)
+    change, middle = change[around], (before[around] + after[around]) / 2
+    slope = np.zeros_like(middle)
+    slope[:, 1:-1] = (middle[:, 2:] - middle[:, :-2]) / 2
+    near = cv2.dilate((change != 0).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return float(-(slope * change)[near].sum() / (1 + np.square(slope)[near].sum())) if change.size else 0.0
+
+
+def align(screens: Screens, rows: Rows) -> dict[str, list]:
+    """What `Alignment.of` adds up, of one trajectory: sums of products by lag, and where digits change by a reward."""
+    count = len(rows.actions)
+    changes = np.random.default_rng(0).permutation(np.flatnonzero(np.diff(ACROSS[rows.actions])) + 1)[:CHANGES]
+    chosen = np.unique(changes[:, None] + np.arange(-AROUND, AROUND))
+    chosen = chosen[(chosen >= -LAGS[0]) & (chosen < count - LAGS[-1])]
+    gray = {i: screens.gray(i) for i in np.union1d(chosen, chosen + 1).tolist()}
+    x = np.array([motion_across(gray[i], gray[i + 1]) for i in chosen.tolist()])
+    y = ACROSS[rows.actions[chosen[:, None] + LAGS]].astype(float)  # (pairs, lags)
+    sums = [np.full(len(LAGS), len(x)), np.full(len(LAGS), x.sum()), np.full(len(LAGS), np.square(x).sum())]
+    sums += [y.sum(0), np.square(y).sum(0), x @ y]
+    lags = []
+    for i in np.flatnonzero(rows.rewards).tolist():
+        around = range(max(i - REWARD_REACH, 0), min(i + REWARD_REACH, count - 1))
+        digits = [screens.gray(j)[SCORE_ROWS].tobytes() for j in (*around, around.stop)]
+        changes = [j - i for j, one, two in zip(around, digits, digits[1:], strict=False) if one != two]
+        lags += changes if len(changes) == 1 else []
+    return {"actions": np.round(sums, 4).tolist(), "rewards": lags}
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The inverse-dynamics test: which row's action explains best what moves between two screens, in how far.
+
+    `action_offset` is what ConversionConfig.action_offset must be to set things right: 0 for rows as the emulator
+    writes them, 1 if each action stands a row late. `reward_offset` likewise, from the digits of the score. None
+    where there is too little to tell.
+    """
+
+    explained: np.ndarray  # (lags,) share of the motion's variance, by LAGS
+    reward_lags: np.ndarray  # (rewards,) rows from a reward to the change of the digits
+    pairs: int
+
+    @classmethod
+    def of(cls, found: Iterable[Mapping[str, list]]) -> "Alignment":
+        """The test over some trajectories' sums."""
+        found = list(found)
+        n, x, xx, y, yy, xy = sum((np.array(one["actions"]) for one in found), np.zeros((6, len(LAGS))))
+        spread, shared = (n * xx - x * x) * (n * yy - y * y), np.maximum(n * xy - x * y, 0)
+        explained = np.divide(shared**2, spread, out=np.zeros(len(LAGS)), where=spread > 0)
+        return cls(explained, np.array([lag for one in found for lag in one["rewards"]], int), int(n[0]))
+
+    @property
+    def action_offset(self) -> int | None:
+        """Rows; None with few pairs of screens, or where no row's action explains enough of the motion."""
+        if self.pairs < LEAST_PAIRS or self.explained.max() < LEAST:
+            return None
+        return int(LAGS[self.explained.argmax()]) - OWN_ACTION_LAG
+
+    @property
+    def reward_offset(self) -> int | None:
+        """Rows; None where no reward changed the digits within sight."""
+        if not len(self.reward_lags):
+            return None
+        lags, counts = np.unique(self.reward_lags, return_counts=True)
+        return OWN_REWARD_LAG - int(lags[counts.argmax()])
