@@ -1,15 +1,24 @@
 """Chromium without a window, driven over its debugging port: what a test or a bench needs of a browser."""
 
 import base64
+import contextlib
 import json
+import os
 import shutil
+import socket
 import subprocess
+import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import websocket
+
+from mzlib.runs import REPO
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
@@ -101,3 +110,44 @@ def _until(condition, seconds: float, what: str) -> None:
         if time.monotonic() > end:
             raise TimeoutError(f"waited {seconds:g} s in vain for {what}")
         time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def jupyterlab(folder: Path, *sources: str, **environment: str) -> Iterator[str]:
+    """The address of a JupyterLab on a notebook with these cells, its files in `folder`."""
+    cells = [nbformat.v4.new_code_cell(source.strip(), id=f"cell-{i}") for i, source in enumerate(sources)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "nb.ipynb")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
+    settings = ["--no-browser", "--allow-root", "--IdentityProvider.token=", f"--ServerApp.port={port}"]
+    settings += ["--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
+    settings += ["--LabApp.expose_app_in_browser=True", f"--LabApp.workspaces_dir={folder / 'workspaces'}"]
+    quiet = folder / "JUPYTER_CONFIG_DIR" / "labconfig" / "page_config.json"
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')
+    environment = {**os.environ, **own, "PYTHONPATH": str(REPO), **environment}
+    with open(folder / "lab.log", "wb") as log:
+        command = [sys.executable, "-m", "jupyterlab", *settings]
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+        try:
+            for _ in range(300):
+                assert server.poll() is None, (folder / "lab.log").read_text()[-800:]
+                with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api"):
+                    break
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}/lab/tree/nb.ipynb"
+        finally:
+            server.terminate()
+            server.wait(60)
+
+
+def run_all_cells(browser: Browser, address: str) -> None:
+    """Open a notebook of `jupyterlab` and run it, once its kernel is there."""
+    browser.open(address)
+    notebook = "[...window.jupyterapp.shell.widgets('main')][0]"
+    browser.wait(f"window.jupyterapp && {notebook}?.sessionContext?.session?.kernel?.status === 'idle'", 120)
+    browser.run(f"window.jupyterapp.shell.activateById({notebook}.id)")
+    browser.run("await jupyterapp.commands.execute('notebook:run-all-cells')")

@@ -1,19 +1,10 @@
 """Steering on the real emulator: what a branch becomes, and the panel beside the viewer in JupyterLab."""
 
-import contextlib
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 
-import nbformat
 import numpy as np
 import pytest
 
-from bench.browser import CHROMIUM, Browser
+from bench.browser import CHROMIUM, Browser, jupyterlab, run_all_cells
 from bench.viewer import held_direction, made_up_viewer
 from mzlib import runs
 from mzlib.viz.beta_viewer import BetaViewer
@@ -126,38 +117,6 @@ viewer
 """
 
 
-@contextlib.contextmanager
-def jupyterlab(folder):
-    """The address of a JupyterLab on a notebook with the viewer and, in a second cell, its panel."""
-    cells = [nbformat.v4.new_code_cell(CELL.strip(), id="viewer"), nbformat.v4.new_code_cell("panel", id="panel")]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "nb.ipynb")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    own = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
-    settings = ["--no-browser", "--allow-root", "--IdentityProvider.token=", f"--ServerApp.port={port}"]
-    settings += ["--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
-    settings += ["--LabApp.expose_app_in_browser=True", f"--LabApp.workspaces_dir={folder / 'workspaces'}"]
-    quiet = folder / "JUPYTER_CONFIG_DIR" / "labconfig" / "page_config.json"
-    quiet.parent.mkdir(parents=True)
-    quiet.write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')
-    environment = {**os.environ, **own, "PYTHONPATH": str(runs.REPO)}
-    with open(folder / "lab.log", "wb") as log:
-        command = [sys.executable, "-m", "jupyterlab", *settings]
-        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
-        try:
-            for _ in range(300):
-                assert server.poll() is None, (folder / "lab.log").read_text()[-800:]
-                with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api"):
-                    break
-                time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}/lab/tree/nb.ipynb"
-        finally:
-            server.terminate()
-            server.wait(60)
-
-
 @pytest.mark.browser
 @pytest.mark.slow
 def test_in_jupyterlab_the_panel_follows_the_viewer(viewer, tmp_path):
@@ -166,12 +125,8 @@ def test_in_jupyterlab_the_panel_follows_the_viewer(viewer, tmp_path):
     shots = runs.runs_root() / "screenshots"
     shots.mkdir(parents=True, exist_ok=True)
     fields = f"document.querySelectorAll('.{viewer.link} input[type=number]')"
-    with jupyterlab(tmp_path) as address, Browser(1400, 1500) as browser:
-        browser.open(address)
-        notebook = "[...window.jupyterapp.shell.widgets('main')][0]"
-        browser.wait(f"window.jupyterapp && {notebook}?.sessionContext?.session?.kernel?.status === 'idle'", 120)
-        browser.run(f"window.jupyterapp.shell.activateById({notebook}.id)")
-        browser.run("await jupyterapp.commands.execute('notebook:run-all-cells')")
+    with jupyterlab(tmp_path, CELL, "panel") as address, Browser(1400, 1500) as browser:
+        run_all_cells(browser, address)
         browser.wait(f"document.querySelector('[data-kind=beta]')?.dataset.ready && {fields}.length === 3", 120)
         browser.run("document.querySelector('[data-kind=beta] input').focus()")
         for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
