@@ -9,6 +9,11 @@ import pytest
 from mzlib import checks
 from mzlib.runs import REPO
 
+
+def stepped(rewards, actions, chosen):
+    return [(sum(rewards[i : i + 4]), chosen(actions[i : i + 4])) for i in range(0, len(rewards) - 3, 4)]
+
+
 WRONG = {
     "00 integrator": (
         lambda switches, proposals: [b * p for b, p in zip(switches, proposals, strict=True)],
@@ -42,6 +47,12 @@ WRONG = {
         lambda actions, sticky: (1 - sticky) ** sum(a != b for a, b in zip(actions, actions[1:], strict=False)),
         lambda actions, sticky: (1 - sticky) ** len(actions),
         lambda actions, sticky: sticky ** sum(a != b for a, b in zip([0, *actions], actions, strict=False)),
+    ),
+    "01 four rows": (
+        lambda rewards, actions: stepped(rewards, actions, lambda held: held[-1]),
+        lambda rewards, actions: stepped(rewards, actions, lambda held: max(held, key=held.count)),
+        lambda rewards, actions: [(sum(rewards[:4]), max(actions[:4][::-1], key=actions[:4].count))],
+        lambda rewards, actions: stepped([*rewards, 0, 0, 0], actions, lambda held: max(held[::-1], key=held.count)),
     ),
     "02 band": (
         lambda n, window: [[int(j <= i) for j in range(n)] for i in range(n)],

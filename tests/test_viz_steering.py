@@ -1,6 +1,5 @@
 """Steering on the real emulator: what a branch becomes, and the panel beside the viewer in JupyterLab."""
 
-
 import numpy as np
 import pytest
 

@@ -16,10 +16,23 @@ from mzlib.agc.conversion import (
     plays,
     report_of,
 )
-from mzlib.agc.files import Rejected, Rows, Screens, Source, check_png, export, in_archive, in_folder, parse, survey
+from mzlib.agc.files import (
+    GAME,
+    Rejected,
+    Rows,
+    Screens,
+    Source,
+    check_png,
+    export,
+    in_archive,
+    in_folder,
+    parse,
+    survey,
+)
 from mzlib.agc.signals import LAGS, OWN_ACTION_LAG, Alignment, spare_lives
 
 __all__ = [
+    "GAME",
     "LAGS",
     "OWN_ACTION_LAG",
     "UNKNOWN",

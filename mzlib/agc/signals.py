@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from mzlib.agc.files import Rows, Screens
+from mzlib.emulator import ACTIONS
 
 DEATH_FRAMES = 52  # from the first frame of the death animation to where she can act again
 LAST_DEATH_FRAMES = 52  # from the last death's first frame to the game's end
@@ -15,12 +16,13 @@ SCORE_ROWS, PLAY_ROWS = slice(5, 14), slice(50, None)
 BRIGHT = 64  # luminance: the strip above the room is black but for hats and digits
 
 LAGS = np.arange(-12, 9)  # rows
-OWN_ACTION_LAG = -2  # the emulator's: what moves between screens i and i + 1 is the answer to row i - 2's action
+OWN_ACTION_LAG = -1.6  # the emulator's: what moves between screens i and i + 1 answers an action 1 or 2 rows earlier
 OWN_REWARD_LAG = 1  # its digits change between the two screens after the one in whose row the reward stands
 REWARD_REACH = 8  # rows on either side of a reward in which the digits are looked at
-CHANGES, AROUND = 16, 6  # changes of direction looked at in each trajectory, and rows on either side of each
+CHANGES, AROUND = 24, 6  # changes of direction looked at in each trajectory, and rows on either side of each
 LEAST_PAIRS, LEAST = 400, 0.02  # pairs of screens; share of the motion's variance that some row's action must explain
-ACROSS = np.array([0, 0, 0, 1, -1, 0, 1, -1, 1, -1, 0, 1, -1, 0, 1, -1, 1, -1])  # x direction of each action
+TOP = 0.7  # the part of the curve, of its maximum, that does not tell where the maximum lies
+DIRECTIONS = np.array([[("RIGHT" in a) - ("LEFT" in a), ("UP" in a) - ("DOWN" in a)] for a in ACTIONS])  # (18, 2)
 
 
 def _hats() -> dict[bytes, int]:
@@ -37,31 +39,36 @@ def spare_lives(gray: np.ndarray) -> int | None:
     return HAT_PATTERNS.get((gray[HAT_ROWS].max(0) > BRIGHT).tobytes())
 
 
-def motion_across(before: np.ndarray, after: np.ndarray) -> float:
-    """Pixels to the right that what changed between two screens (h, w) has moved: one least-squares solution of the
-    optical flow constraint over it (Lucas and Kanade 1981)."""
+def motion(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """Pixels to the right and upwards that what changed between two screens (h, w) has moved: for each direction the
+    least-squares solution of the optical flow constraint over it (Lucas and Kanade 1981)."""
     before, after = before[PLAY_ROWS].astype(np.float32), after[PLAY_ROWS].astype(np.float32)
     change = after - before
     left, top, width, height = cv2.boundingRect((change != 0).astype(np.uint8))
-    around = slice(max(top - 1, 0), top + height + 1), slice(max(left - 2, 0), left + width + 2)
+    around = slice(max(top - 2, 0), top + height + 2), slice(max(left - 2, 0), left + width + 2)
     change, middle = change[around], (before[around] + after[around]) / 2
-    slope = np.zeros_like(middle)
-    slope[:, 1:-1] = (middle[:, 2:] - middle[:, :-2]) / 2
+    if not width:
+        return 0.0, 0.0
     near = cv2.dilate((change != 0).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    return float(-(slope * change)[near].sum() / (1 + np.square(slope)[near].sum())) if change.size else 0.0
+    x, y = np.zeros_like(middle), np.zeros_like(middle)
+    x[:, 1:-1], y[1:-1] = (middle[:, 2:] - middle[:, :-2]) / 2, (middle[:-2] - middle[2:]) / 2
+    return tuple(float(-(slope * change)[near].sum() / (1 + np.square(slope)[near].sum())) for slope in (x, y))
 
 
 def align(screens: Screens, rows: Rows) -> dict[str, list]:
     """What `Alignment.of` adds up, of one trajectory: sums of products by lag, and where digits change by a reward."""
     count = len(rows.actions)
-    changes = np.random.default_rng(0).permutation(np.flatnonzero(np.diff(ACROSS[rows.actions])) + 1)[:CHANGES]
-    chosen = np.unique(changes[:, None] + np.arange(-AROUND, AROUND))
+    turns = np.flatnonzero(np.diff(DIRECTIONS[rows.actions], axis=0).any(1)) + 1
+    turns = np.random.default_rng(0).permutation(turns)[:CHANGES]
+    chosen = np.unique(turns[:, None] + np.arange(-AROUND, AROUND))
     chosen = chosen[(chosen >= -LAGS[0]) & (chosen < count - LAGS[-1])]
     gray = {i: screens.gray(i) for i in np.union1d(chosen, chosen + 1).tolist()}
-    x = np.array([motion_across(gray[i], gray[i + 1]) for i in chosen.tolist()])
-    y = ACROSS[rows.actions[chosen[:, None] + LAGS]].astype(float)  # (pairs, lags)
-    sums = [np.full(len(LAGS), len(x)), np.full(len(LAGS), x.sum()), np.full(len(LAGS), np.square(x).sum())]
-    sums += [y.sum(0), np.square(y).sum(0), x @ y]
+    moved = np.array([motion(gray[i], gray[i + 1]) for i in chosen.tolist()]).reshape(-1, 2)
+    sums = []
+    for x, direction in zip(moved.T, DIRECTIONS.T, strict=True):
+        y = direction[rows.actions[chosen[:, None] + LAGS]].astype(float)  # (pairs, lags)
+        own = (np.full(len(LAGS), value) for value in (len(x), x.sum(), np.square(x).sum()))
+        sums.append([*own, y.sum(0), np.square(y).sum(0), x @ y])
     lags = []
     for i in np.flatnonzero(rows.rewards).tolist():
         around = range(max(i - REWARD_REACH, 0), min(i + REWARD_REACH, count - 1))
@@ -80,7 +87,7 @@ class Alignment:
     where there is too little to tell.
     """
 
-    explained: np.ndarray  # (lags,) share of the motion's variance, by LAGS
+    explained: np.ndarray  # (lags,) share of the motion's variance, by LAGS; mean of across and upwards
     reward_lags: np.ndarray  # (rewards,) rows from a reward to the change of the digits
     pairs: int
 
@@ -88,17 +95,19 @@ class Alignment:
     def of(cls, found: Iterable[Mapping[str, list]]) -> "Alignment":
         """The test over some trajectories' sums."""
         found = list(found)
-        n, x, xx, y, yy, xy = sum((np.array(one["actions"]) for one in found), np.zeros((6, len(LAGS))))
+        sums = sum((np.array(one["actions"]) for one in found), np.zeros((2, 6, len(LAGS))))
+        n, x, xx, y, yy, xy = sums.transpose(1, 0, 2)  # (2, lags) each: across, upwards
         spread, shared = (n * xx - x * x) * (n * yy - y * y), np.maximum(n * xy - x * y, 0)
-        explained = np.divide(shared**2, spread, out=np.zeros(len(LAGS)), where=spread > 0)
-        return cls(explained, np.array([lag for one in found for lag in one["rewards"]], int), int(n[0]))
+        explained = np.divide(shared**2, spread, out=np.zeros_like(spread), where=spread > 0).mean(0)
+        return cls(explained, np.array([lag for one in found for lag in one["rewards"]], int), int(n[0, 0]))
 
     @property
     def action_offset(self) -> int | None:
         """Rows; None with few pairs of screens, or where no row's action explains enough of the motion."""
         if self.pairs < LEAST_PAIRS or self.explained.max() < LEAST:
             return None
-        return int(LAGS[self.explained.argmax()]) - OWN_ACTION_LAG
+        top = np.maximum(self.explained - TOP * self.explained.max(), 0)
+        return round(float((top * LAGS).sum() / top.sum()) - OWN_ACTION_LAG)
 
     @property
     def reward_offset(self) -> int | None:

@@ -151,4 +151,4 @@ def in_processes(function: Callable, jobs: Iterable, workers: int | None = None)
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)

@@ -62,7 +62,9 @@ def lengths_figure(demos: Sequence[Demo]) -> Figure:
     scores = sorted({demo.score for demo in demos})
     lengths = [[len(demo) for demo in demos if demo.score == score] for score in scores]
     labels = [f"{score} points ({len(group)})" for score, group in zip(scores, lengths, strict=True)]
-    axes.hist(lengths, bins=30, stacked=True, label=labels, color=OKABE_ITO[: len(scores)])
+    axes.hist(
+        lengths, bins=30, stacked=True, label=labels, color=[OKABE_ITO[i % len(OKABE_ITO)] for i in range(len(scores))]
+    )
     axes.set(xlabel="actions (4 emulator frames each)", ylabel="demos")
     axes.legend()
     return figure
