@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from ale_py import ALEInterface, ALEState, LoggerMode
 
+from bench.human import agc_speed
 from bench.internal_rl import rollout_efficiency
 from bench.models import models
 from bench.ppo_loop import ppo_steps_ratio
@@ -240,6 +241,7 @@ BENCHES = {
     "rollout": rollout_efficiency,
     "viewer": viewer_redraw,
     "rnd": rnd_speed,
+    "agc": agc_speed,
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mzlib import bc, demos, runs
+from mzlib import agc, bc, demos, runs
 from mzlib.backbone import MontezumaVLM
 from mzlib.bc import BCConfig, ClonePolicy
 from mzlib.dataset import PAD, FrameCache, WindowDataset
@@ -168,3 +168,27 @@ def test_two_processes_train_as_one(tmp_path):
     assert len(rows[1]) == len(rows[2]) > 0
     for one, two in zip(rows[1], rows[2], strict=True):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("source", ["agc", "mine"])
+def test_other_sources_are_cloned_likewise(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("MZ_RUNS", str(tmp_path))
+    monkeypatch.setenv("MZ_AGC", str(tmp_path / "agc"))
+    config = replace(TINY, source=source, demo_limit=3, epochs=0.3)
+    with pytest.raises(FileNotFoundError, match=f"source='{source}'"):
+        bc.data(config, "smoke")
+    for number, demo in enumerate(demos.load(data_dir("demos", "first_key.npz"))[:4]):
+        agc.export(demo, tmp_path / "raw", number)
+        demos.save(tmp_path / "mine" / f"{number:04d}.npz", [demo])
+    agc.convert(tmp_path / "raw", agc.converted_folder(), workers=1)
+    cache, training, unseen = bc.data(config, "smoke")
+    assert len(cache) == 3
+    assert not set(training.demo_indices) & set(unseen.demo_indices)
+    assert (cache.positions[:, 0] == agc.UNKNOWN).all() == (source == "agc")
+    with opened(tmp_path / "run", config) as run:
+        final = bc.run(config, run)
+    assert np.isfinite(final["nll"])
+    with pytest.raises(ValueError, match="rollouts=true: they go with source=demos"):
+        bc.data(replace(config, rollouts=True), "smoke")
+    with pytest.raises(ValueError, match="source='human': use one of demos, agc, mine"):
+        bc.data(replace(config, source="human"), "smoke")

@@ -2,15 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
+from bench import human, speed, vector
 from bench import internal_rl as bench_internal_rl
 from bench import rnd as bench_rnd
-from bench import speed, vector
 from bench.durability import drill, replay_the_best
 from bench.models import plain_forward, plain_scan, plain_unroll, recomputed_logits, unbound_scan
 from bench.speed import main
+from mzlib import agc
 from mzlib.backbone import BackboneConfig, MontezumaVLM
 from mzlib.go_explore import GoExploreConfig, Search
 from mzlib.layers import linear_scan
@@ -151,3 +153,20 @@ def test_the_archive_grows_under_the_search(monkeypatch):
     result = speed.explore_scaling(0.1, 2, few=500, many=4_000)
     assert result["explore_scaling"]["value"] > 0
     assert {"cell_bytes", "cell_bytes_explorer", "checkpoint_s"} <= result.keys()
+
+
+def test_human_play_is_converted_as_the_plain_loop_does(tmp_path, monkeypatch):
+    human.written(tmp_path / "raw", 2, steps=40)
+    human.plain_convert(tmp_path / "raw", tmp_path / "plain")
+    report = agc.convert(tmp_path / "raw", tmp_path / "ours", workers=1)
+    assert [record.rows for record in report.converted] == [161, 161]
+    for play in agc.plays(tmp_path / "ours"):
+        plain = np.load(tmp_path / "plain" / play.path.name)
+        assert np.array_equal(play.read()[0], plain["frames"])
+        assert np.array_equal(play.actions, plain["actions"])
+        assert np.array_equal(play.rewards, plain["rewards"])
+    monkeypatch.setattr(human, "COPIES", 2)
+    monkeypatch.setattr(human, "ROUNDS", 1)
+    found = human.agc_speed(0.0, steps=40)
+    assert {"agc_conversion_ratio", "agc_per_core_ratio", "agc_frames_per_s"} == found.keys()
+    assert all(result["value"] > 0 for result in found.values())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mzlib import dataset, demos, meta, runs
+from mzlib import agc, dataset, demos, meta, runs
 from mzlib.backbone import BackboneConfig, MontezumaVLM
 from mzlib.backbone.residuals import SequenceBatch, Sequences, action_logits, streams
 from mzlib.dataset import FrameCache, WindowDataset
@@ -181,6 +181,23 @@ def test_what_was_held_out_of_the_backbone_is_held_out(monkeypatch):
     monkeypatch.setattr(meta, "training_demos", lambda *_, **__: demos.load(data_dir("demos", "first_key.npz"))[:1])
     with pytest.raises(ValueError, match="0 held out; take the demos"):
         meta.upstream(replace(TINY, demo_limit=0), "smoke")
+
+
+def test_human_play_has_no_positions_and_trains_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("MZ_RUNS", str(tmp_path))
+    monkeypatch.setenv("MZ_AGC", str(tmp_path / "agc"))
+    for number, demo in enumerate(demos.load(data_dir("demos", "first_key.npz"))[:5]):
+        agc.export(demo, tmp_path / "raw", number)
+    agc.convert(tmp_path / "raw", agc.converted_folder(), workers=1)
+    clone = MontezumaVLM(BackboneConfig(**SIZES))
+    runs.save_weights(tmp_path / "smoke" / "02_bc" / "backbone.safetensors", clone, held_out=[1, 3])
+    config = replace(TINY, source="agc", backbone="run", demo_limit=0)
+    found = meta.upstream(config, "smoke")
+    assert set(found.unseen.seeds(np.arange(len(found.unseen))).tolist()) == {1, 3}
+    with Run.open("03_metacontroller", "smoke", config, tmp_path / "run", quiet=True) as run:
+        assert np.isfinite(meta.run(config, run)["nll"])
+    with pytest.raises(ValueError, match="source='agc', demos='shipped': .* take the demos"):
+        meta.upstream(replace(config, backbone="shipped"), "smoke")
 
 
 @pytest.mark.parametrize(

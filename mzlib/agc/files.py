@@ -9,7 +9,9 @@ game was over after it. Older files have spaces and True/False. Source: Kurin et
 
 import gzip
 import itertools
+import os
 import re
+import stat
 import struct
 import tarfile
 import zlib
@@ -129,11 +131,11 @@ def check_png(name: str, png: bytes) -> None:
 
 
 def decode(name: str, png: bytes) -> np.ndarray:
-    """(210, 160, 3) uint8 RGB of a checked PNG; Rejected, naming the file, where it can't be unpacked."""
+    """(210, 160, 3) uint8 BGR of a checked PNG; Rejected, naming the file, where it can't be unpacked."""
     picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
     if picture is None or picture.shape != (*SCREEN_SHAPE, 3):
         raise Rejected(f"{name}: a damaged PNG, its pixels cannot be read")
-    return picture[..., ::-1]
+    return picture
 
 
 # ---- where the files lie
@@ -179,11 +181,16 @@ def _number(path: str, name: str, suffix: str) -> int:
 
 def _read(path: Path, name: str, limit: int) -> bytes:
     """A file's content; Rejected for a link or one beyond the limit."""
-    if path.is_symlink() or not path.is_file():
-        raise Rejected(f"{name}: a link, or no file")
-    if path.stat().st_size > limit:
-        raise Rejected(f"{name}: {path.stat().st_size} bytes, more than {limit}")
-    return path.read_bytes()
+    try:
+        found = os.lstat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise Rejected(f"{name}: a link, or no file")
+        if found.st_size > limit:
+            raise Rejected(f"{name}: {found.st_size} bytes, more than {limit}")
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise Rejected(f"{name}: cannot be read ({error.strerror})") from error
 
 
 @dataclass
@@ -206,11 +213,14 @@ class Screens:
 
     def rgb(self, i: int) -> np.ndarray:
         """(210, 160, 3) uint8: the i-th screen."""
-        return decode(f"{self.folder}/{self.entries[i][0]}", self.check(i))
+        return self._bgr(i)[..., ::-1]
 
     def gray(self, i: int) -> np.ndarray:
         """(210, 160) uint8: its luminance, as the emulator's."""
-        return cv2.cvtColor(self.rgb(i), cv2.COLOR_RGB2GRAY)
+        return cv2.cvtColor(self._bgr(i), cv2.COLOR_BGR2GRAY)
+
+    def _bgr(self, i: int) -> np.ndarray:
+        return decode(f"{self.folder}/{self.entries[i][0]}", self.check(i))
 
 
 def in_folder(root: Path) -> tuple[list[Source], dict[str, str]]:

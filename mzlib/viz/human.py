@@ -39,7 +39,7 @@ def draw_alignment(axes: Axes, report: Report) -> None:
     alignment = report.alignment
     axes.plot(LAGS, 100 * alignment.explained, marker=".", color=OKABE_ITO[0])
     axes.axvline(OWN_ACTION_LAG, color=OKABE_ITO[1], lw=1, ls="--", label="where the emulator has it")
-    told = ("?" if offset is None else f"{offset:+d}" for offset in (alignment.action_offset, alignment.reward_offset))
+    told = ("?" if offset is None else offset for offset in (alignment.action_offset, alignment.reward_offset))
     axes.set_title("offset in rows: actions {}, rewards {}".format(*told), fontsize=10)
     axes.set(xlabel="row of the action, from the screen on", ylabel="motion explained, %", ylim=(0, None))
     axes.legend(fontsize=8, loc="lower right")
