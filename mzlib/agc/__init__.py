@@ -8,7 +8,6 @@ from mzlib.agc.conversion import (
     UNKNOWN,
     ConversionConfig,
     Play,
-    Record,
     Report,
     agc_root,
     convert,
@@ -16,20 +15,8 @@ from mzlib.agc.conversion import (
     plays,
     report_of,
 )
-from mzlib.agc.files import (
-    GAME,
-    Rejected,
-    Rows,
-    Screens,
-    Source,
-    check_png,
-    export,
-    in_archive,
-    in_folder,
-    parse,
-    survey,
-)
-from mzlib.agc.signals import LAGS, OWN_ACTION_LAG, Alignment, spare_lives
+from mzlib.agc.files import GAME, Rejected, Source, export, in_folder, parse
+from mzlib.agc.signals import LAGS, OWN_ACTION_LAG, Alignment
 
 __all__ = [
     "GAME",
@@ -39,22 +26,15 @@ __all__ = [
     "Alignment",
     "ConversionConfig",
     "Play",
-    "Record",
     "Rejected",
     "Report",
-    "Rows",
-    "Screens",
     "Source",
     "agc_root",
-    "check_png",
     "convert",
     "converted_folder",
     "export",
-    "in_archive",
     "in_folder",
     "parse",
     "plays",
     "report_of",
-    "spare_lives",
-    "survey",
 ]

@@ -164,7 +164,10 @@ class Source:
         name = f"screens/{GAME}/{self.number}"
         if self.screens is None:
             raise Rejected(f"{name}: there is no such folder")
-        found = self.screens if not isinstance(self.screens, Path) else {p.name: p for p in self.screens.iterdir()}
+        try:
+            found = {p.name: p for p in self.screens.iterdir()} if isinstance(self.screens, Path) else self.screens
+        except OSError as error:
+            raise Rejected(f"{name}: cannot be read ({error.strerror})") from error
         numbers = sorted(_number(f"{name}/{one}", one, ".png") for one in found if one.lower().endswith(".png"))
         if len(numbers) != count or numbers != list(range(numbers[0], numbers[0] + count)) or numbers[0] > 1:
             expected = range(numbers[0] if numbers and numbers[0] <= 1 else 0, MAX_ROWS)
@@ -175,8 +178,13 @@ class Source:
 
 def _number(path: str, name: str, suffix: str) -> int:
     if not NUMBER.fullmatch(name.removesuffix(suffix)):
-        raise Rejected(f"{path}: a number and {suffix} is needed")
+        raise Rejected(f"{printable(path)}: a number{' and ' * bool(suffix)}{suffix} is needed")
     return int(name.removesuffix(suffix))
+
+
+def printable(name: str) -> str:
+    """A name as it can stand in one line: whoever made the file chose it."""
+    return ascii(name[:200])[1:-1]
 
 
 def _read(path: Path, name: str, limit: int) -> bytes:
@@ -267,18 +275,18 @@ def place(entry: tarfile.TarInfo) -> tuple[str, int, str] | None:
 
     Rejected, naming it, for links, devices, absolute paths, paths upwards, and names that are not of the format.
     """
-    parts = [part for part in entry.name.split("/") if part not in ("", ".")]
+    name, parts = printable(entry.name), [part for part in entry.name.split("/") if part not in ("", ".")]
     if entry.name.startswith("/") or ".." in parts:
-        raise Rejected(f"{entry.name[:200]}: a path out of the archive")
+        raise Rejected(f"{name}: a path out of the archive")
     for kind, depth, suffix in (("trajectories", 3, ".txt"), ("screens", 4, "")):
         if kind in parts and parts[(at := parts.index(kind)) + 1 :][:1] == [GAME]:
             if entry.isdir():
                 return None
             if not entry.isreg():
-                raise Rejected(f"{entry.name[:200]}: a link, or no file")
+                raise Rejected(f"{name}: a link, or no file")
             if len(parts) - at != depth:
-                raise Rejected(f"{entry.name[:200]}: not where the format has files")
-            return kind, _number(entry.name[:200], parts[at + 2], suffix), parts[-1]
+                raise Rejected(f"{name}: not where the format has files")
+            return kind, _number(entry.name, parts[at + 2], suffix), parts[-1]
     return None
 
 
@@ -291,7 +299,7 @@ def survey(archive: Path, folder: Path) -> tuple[dict[int, Source], dict[str, st
                 continue
         except Rejected as error:
             if len(strange) < 1000:
-                strange[entry.name[:200]] = str(error)
+                strange[printable(entry.name)] = str(error)
             if number := re.search(rf"(?:screens|trajectories)/{GAME}/(\d{{1,9}})(?:/|\.txt$)", entry.name):
                 found.setdefault(int(number[1]), Source(int(number[1]))).problem = str(error)
             continue
