@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -21,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mzlib import agc, demos
-from mzlib.agc import ConversionConfig, Rejected, Source
+from mzlib.agc import ConversionConfig, Rejected, Source, signals
 from mzlib.agc.__main__ import main
 from mzlib.agc.conversion import convert_one, held_action, shifted
 from mzlib.agc.files import encode
@@ -125,7 +126,7 @@ def test_a_screen_without_hats_is_refused(tmp_path):
     text, screens = written(9)
     dark = encode(np.zeros((210, 160, 3), np.uint8))
     record = convert_one(Source(3, text, dict.fromkeys(screens, dark)), "", tmp_path, ConversionConfig())
-    assert record.reason == "screens/revenge/3: no spare life is ever seen on the screen"
+    assert record.reason == "screens/revenge/3: spare lives cannot be read on 3 of 3 screens"
 
 
 def test_an_archive_is_read_as_its_folder_is(raw, report, tmp_path):
@@ -154,6 +155,22 @@ def test_the_alignment_test_tells_the_offset(raw, action, reward):
         found.append(align(source.pngs(len(rows.actions)), late))
     alignment = agc.Alignment.of(found)
     assert (alignment.action_offset, alignment.reward_offset) == (action, reward)
+
+
+def test_rows_that_are_surely_late_are_refused_until_set_right(played, raw, tmp_path, monkeypatch):
+    shutil.copytree(raw, tmp_path / "late")
+    for number, demo in enumerate(played):
+        path = tmp_path / "late" / "trajectories" / agc.GAME / f"{number}.txt"
+        lines = path.read_text().splitlines()
+        late = [0, *demo.actions.repeat(4).tolist()]
+        lines[2:] = [f"{line.rpartition(',')[0]},{action}" for line, action in zip(lines[2:], late, strict=True)]
+        path.write_text("\n".join(line.replace(", ", ",") for line in lines))
+    monkeypatch.setattr(signals, "SURE_PAIRS", 500)
+    agc.convert(tmp_path / "late", tmp_path / "c", workers=1)
+    with pytest.raises(ValueError, match=r"source='agc': add 1 to --action-offset; convert again"):
+        agc.plays(tmp_path / "c")
+    agc.convert(tmp_path / "late", tmp_path / "c", ConversionConfig(action_offset=1), workers=1)
+    assert all(np.array_equal(p.actions, d.actions) for p, d in zip(agc.plays(tmp_path / "c"), played, strict=True))
 
 
 def test_too_little_tells_no_offset():

@@ -54,8 +54,8 @@ def said(report: Report) -> str:
     lines = [f"{len(found)} trajectories, {sum(one.rows for one in found):,} frames; {len(rejected)} rejected"]
     lines += [f"  {reason}" for reason in list(rejected.values())[:10]]
     for name, offset in (("action", alignment.action_offset), ("reward", alignment.reward_offset)):
-        told = "too little to tell" if offset is None else f"{offset} rows"
-        lines.append(f"{name} offset: {told}" + (f"; set it right with --{name}-offset {offset}" if offset else ""))
+        lines.append(f"{name} offset: " + ("too little to tell" if offset is None else f"{offset} rows"))
+    lines += [alignment.remedy] if alignment.remedy else []
     return "\n".join(lines)
 
 

@@ -23,6 +23,7 @@ from mzlib.runs import atomic_path, data_dir, in_processes, progress, write_atom
 from mzlib.trajectory import ACTION_COUNT, FRAME_SHAPE
 
 VERSION = 1  # of what is computed; another number makes everything be converted again
+UNREAD = 0.1  # of the screens may show something else where spare lives are shown
 UNKNOWN = 255  # the room in which the player is, where no memory tells
 
 
@@ -30,7 +31,7 @@ UNKNOWN = 255  # the room in which the player is, where no memory tells
 class ConversionConfig:
     """What changes the result. The offsets, in rows, undo what the alignment test reports: see `Alignment`."""
 
-    action_offset: int = 0  # row i's action is taken from row i + action_offset
+    action_offset: int = 0  # row i's action is taken from row i + action_offset; then all is as if it had stood there
     reward_offset: int = 0
 
     def __post_init__(self):
@@ -103,12 +104,11 @@ def held_action(actions: np.ndarray) -> np.ndarray:
     return actions[np.arange(len(actions)), latest]
 
 
-def steps_of(rows: Rows, config: ConversionConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(actions (T,) uint8, rewards (T,) int32, terminal (T,) bool) of N rows; T is (N - 1) // 4."""
+def steps_of(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """(actions (T,) uint8, rewards (T,) int32) of N rows; T is (N - 1) // 4."""
     count = (len(rows.actions) - 1) // FRAMES_PER_ACTION
-    columns = shifted(rows.actions, config.action_offset), shifted(rows.rewards, config.reward_offset), rows.terminal
-    actions, rewards, terminal = (column[: 4 * count].reshape(count, 4) for column in columns)
-    return held_action(actions), rewards.sum(1, dtype=np.int32), terminal.any(1)
+    actions, rewards = (column[: 4 * count].reshape(count, 4) for column in (rows.actions, rows.rewards))
+    return held_action(actions), rewards.sum(1, dtype=np.int32)
 
 
 def frames_and_lives(screens: Screens, rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -118,18 +118,19 @@ def frames_and_lives(screens: Screens, rows: Rows) -> tuple[np.ndarray, np.ndarr
     less; the last death, which shows none less, is taken from the game's end.
     """
     count = (len(rows.actions) - 1) // FRAMES_PER_ACTION
-    frames, spare, onsets = np.zeros((count + 1, *FRAME_SHAPE), np.uint8), np.zeros(count + 1, int), []
+    frames, spare, onsets, unread = np.zeros((count + 1, *FRAME_SHAPE), np.uint8), np.zeros(count + 1, int), [], 0
     for t in range(count + 1):
         last = screens.gray(4 * t)
         both = cv2.max(last, screens.gray(4 * t - 1)) if t else last
         frames[t] = cv2.resize(both, FRAME_SHAPE, interpolation=cv2.INTER_AREA)
         seen = spare_lives(last)
+        unread += seen is None
         spare[t] = spare[t - 1] if seen is None and t else seen or 0
         if t and spare[t] < spare[t - 1]:
             shows = (i for i in (4 * t - 3, 4 * t - 2, 4 * t - 1) if spare_lives(screens.gray(i)) == spare[t])
             onsets.append(next(shows, 4 * t) - 1)
-    if not spare.any():
-        raise Rejected(f"{screens.folder}: no spare life is ever seen on the screen")
+    if not spare.any() or unread > UNREAD * count:
+        raise Rejected(f"{screens.folder}: spare lives cannot be read on {unread or count + 1} of {count + 1} screens")
     over = int(np.argmax(rows.terminal)) if rows.terminal.any() else len(rows.terminal)
     if over < len(rows.terminal) and spare[min(over // 4, count)] == 0:
         onsets.append(over + 1 - LAST_DEATH_FRAMES)
@@ -144,8 +145,10 @@ def convert_one(source: Source, key: str, folder: Path, config: ConversionConfig
     """Convert one trajectory into `folder`, or say why not."""
     try:
         rows = source.rows()
+        actions, rewards = shifted(rows.actions, config.action_offset), shifted(rows.rewards, config.reward_offset)
+        rows = rows._replace(actions=actions, rewards=rewards)
         screens = source.pngs(len(rows.actions))
-        actions, rewards, _ = steps_of(rows, config)
+        actions, rewards = steps_of(rows)
         frames, lives, dying = frames_and_lives(screens, rows)
         for i in range(len(rows.actions)):
             if i not in screens.checked:
@@ -278,9 +281,13 @@ def report_of(folder: Path | None = None) -> Report:
 
 
 def plays(folder: Path | None = None) -> Sequence[Play]:
-    """What a conversion made, to be read; FileNotFoundError if there is nothing, ValueError for a damaged file."""
+    """What a conversion made, to be read; FileNotFoundError if there is nothing, ValueError if the alignment test is
+    sure that actions or rewards stand in the wrong rows."""
     folder, found = folder or converted_folder(), []
-    for record in report_of(folder).converted:
+    report = report_of(folder)
+    if remedy := report.alignment.remedy:
+        raise ValueError(f"source='agc': {remedy}; convert again, the options of `make data-agc` set it right")
+    for record in report.converted:
         path = folder / f"{record.number}.npz"
         with np.load(path, allow_pickle=False) as file:
             found.append(Play(file["actions"], file["rewards"], path, record))

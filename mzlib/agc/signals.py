@@ -21,6 +21,7 @@ OWN_REWARD_LAG = 1  # its digits change between the two screens after the one in
 REWARD_REACH = 8  # rows on either side of a reward in which the digits are looked at
 CHANGES, AROUND = 24, 6  # changes of direction looked at in each trajectory, and rows on either side of each
 LEAST_PAIRS, LEAST = 400, 0.02  # pairs of screens; share of the motion's variance that some row's action must explain
+SURE_PAIRS = 5_000  # pairs above which an offset of a row is no chance: 40 trajectories have some 6,000
 TOP = 0.7  # the part of the curve, of its maximum, that does not tell where the maximum lies
 DIRECTIONS = np.array([[("RIGHT" in a) - ("LEFT" in a), ("UP" in a) - ("DOWN" in a)] for a in ACTIONS])  # (18, 2)
 
@@ -82,9 +83,9 @@ def align(screens: Screens, rows: Rows) -> dict[str, list]:
 class Alignment:
     """The inverse-dynamics test: which row's action explains best what moves between two screens, in how far.
 
-    `action_offset` is what ConversionConfig.action_offset must be to set things right: 0 for rows as the emulator
-    writes them, 1 if each action stands a row late. `reward_offset` likewise, from the digits of the score. None
-    where there is too little to tell.
+    `action_offset` is what must be added to ConversionConfig.action_offset to set things right: 0 for rows as the
+    emulator writes them, 1 if each action stands a row late. `reward_offset` likewise, from the digits of the score.
+    None where there is too little to tell.
     """
 
     explained: np.ndarray  # (lags,) share of the motion's variance, by LAGS; mean of across and upwards
@@ -116,3 +117,10 @@ class Alignment:
             return None
         lags, counts = np.unique(self.reward_lags, return_counts=True)
         return OWN_REWARD_LAG - int(lags[counts.argmax()])
+
+    @property
+    def remedy(self) -> str:
+        """What is to be done about the offsets, in words; empty if nothing, or if the data are too few to be sure."""
+        offsets = {"action": self.action_offset, "reward": self.reward_offset} if self.pairs >= SURE_PAIRS else {}
+        told = (f"add {offset} to --{name}-offset" for name, offset in offsets.items() if offset)
+        return ", ".join(told)
