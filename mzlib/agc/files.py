@@ -85,7 +85,10 @@ def parse(name: str, text: bytes) -> Rows:
         raise wrong(len(lines), f"{len(found)} rows; 5 to {MAX_ROWS} are taken")
     columns = list(zip(*found, strict=True))
     frames, rewards, score, actions = (np.array(columns[i], "S10").astype(np.int64) for i in (0, 1, 2, 4))
-    terminal = np.isin(columns[3], [b"1", b"True"])
+    terminal, words = np.isin(columns[3], [b"1", b"True"]), np.isin(columns[3], [b"True", b"False"])
+    if (words != words[0]).any():
+        at = int(np.argmax(words != words[0]))
+        raise wrong(at + 3, f"terminal is {columns[3][at].decode()}, before it was {columns[3][0].decode()}")
     if frames[0] > 1 or (np.diff(frames) != 1).any():
         at = 0 if frames[0] > 1 else int(np.argmax(np.diff(frames) != 1)) + 1
         after = f"frame {frames[at]} comes after frame {frames[at - 1]}" if at else f"the first frame is {frames[0]}"
