@@ -1,5 +1,6 @@
 """Figures of notebook 01 on human play: what a conversion made of the files, and how well deaths are seen."""
 
+import textwrap
 from collections import Counter
 
 import matplotlib.pyplot as plt
@@ -41,14 +42,15 @@ def draw_alignment(axes: Axes, report: Report) -> None:
     axes.axvline(OWN_ACTION_LAG, color=OKABE_ITO[1], lw=1, ls="--", label="where the emulator has it")
     told = ("?" if offset is None else offset for offset in (alignment.action_offset, alignment.reward_offset))
     axes.set_title("offset in rows: actions {}, rewards {}".format(*told), fontsize=10)
-    axes.set(xlabel="row of the action, from the screen on", ylabel="motion explained, %", ylim=(0, None))
-    axes.legend(fontsize=8, loc="lower right")
+    axes.set(xlabel="row of the action, from the screen on", ylabel="motion explained, %")
+    axes.set_ylim(0, 130 * max(alignment.explained.max(), 0.01))  # room for the legend
+    axes.legend(fontsize=8, loc="upper right")
 
 
 def draw_rejected(axes: Axes, report: Report) -> None:
     """How many were rejected, by reason: what comes after the file's name, numbers left out."""
     kinds = Counter(_kind(reason) for reason in report.rejected.values()).most_common(8)
-    axes.barh([kind for kind, _ in kinds], [count for _, count in kinds], color=OKABE_ITO[5])
+    axes.barh([textwrap.fill(kind, 22) for kind, _ in kinds], [count for _, count in kinds], color=OKABE_ITO[5])
     axes.invert_yaxis()
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.tick_params(axis="y", labelsize=8)
@@ -61,7 +63,7 @@ def _kind(reason: str) -> str:
     words = "".join("#" if letter.isdigit() else letter for letter in said).split()
     while "##" in (text := " ".join(words)):
         words = text.replace("##", "#").split()
-    return text[:44]
+    return textwrap.shorten(text, 60, placeholder=" …")
 
 
 def agreement(found: FrameCache, true: FrameCache) -> dict[str, dict[str, float]]:
