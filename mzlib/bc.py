@@ -39,7 +39,7 @@ class BCConfig:
     """Settings of one cloning."""
 
     source: str = "demos"  # or "agc": human play, converted; "mine": your own games
-    demos: str = "shipped"  # or "run": the best of the same profile's 05_go_explore
+    demos: str = "shipped"  # or "places": those that name goals; "run": the best of the same profile's 05_go_explore
     rollouts: bool = False  # with "shipped": also the robustified policies' own episodes
     seed: int = 0
     device: str = "auto"

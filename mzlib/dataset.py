@@ -172,8 +172,8 @@ def _replayed(demo: Demo | Play) -> tuple[np.ndarray, ...]:
 def training_demos(
     which: str, profile: str, rollouts: bool = False, limit: int = 0, source: str = "demos"
 ) -> list[Demo | Play]:
-    """What a model learns from: with source "demos" those of `demos.upstream`, and with "shipped" also the places
-    data; with "agc" the converted human data, with "mine" the games that the reader has recorded.
+    """What a model learns from: with source "demos" those of `demos.upstream`, with "shipped" also the places data, or
+    with "places" that alone; with "agc" the converted human data, with "mine" the games that the reader has recorded.
 
     rollouts: the robustified policies' own episodes too. limit: so many, evenly picked; 0: all. ValueError for what
     does not go together, FileNotFoundError for a source that isn't there.
@@ -183,8 +183,8 @@ def training_demos(
     if rollouts and (which, source) != ("shipped", "demos"):
         raise ValueError(f"rollouts=true: they go with source=demos, demos=shipped, not source={source}, demos={which}")
     if source == "demos":
-        chosen = upstream(which, profile)
-        folders = ("places", "robust")[: 1 + rollouts] if which == "shipped" else ()
+        chosen = [] if which == "places" else upstream(which, profile)
+        folders = ("places", "robust")[: 1 + rollouts] if which in ("shipped", "places") else ()
         paths = [path for name in folders for path in sorted(data_dir("demos", name).glob("*.npz"))]
         chosen += [demo for path in paths for demo in load(path)]
     else:

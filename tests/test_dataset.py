@@ -441,3 +441,14 @@ def test_a_beginning_that_demos_share_is_used_once():
     assert shared_beginnings(replace(cache, positions=moved), [0, 1])[1] == 3
     lasts = WindowDataset(cache, [0, 1, 2], seq_len=4, stride=1, noop_subsample=False).windows[:, 2].tolist()
     assert lasts == [*range(11, -1, -1), *range(23, 17, -1), *range(35, 32, -1)]
+
+
+def test_which_demos_are_meant():
+    places = dataset.training_demos("places", "quick")
+    assert all((demo.goals >= 0).any() for demo in places)
+    shipped = dataset.training_demos("shipped", "quick")
+    assert len(shipped) > len(places)
+    assert sum(demo.goals is not None for demo in shipped) == len(places)
+    assert len(dataset.training_demos("shipped", "quick", rollouts=True)) > len(shipped)
+    with pytest.raises(ValueError, match="they go with source=demos, demos=shipped"):
+        dataset.training_demos("places", "quick", rollouts=True)
