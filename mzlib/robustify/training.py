@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ class RobustifyConfig:
     threshold: float = 0.2
     warm_up: int = 0  # of the demo's steps taken before the start, left out of the losses: fills a GRU's memory
     # the policy and PPO
+    begin_with: str = ""  # weights of an earlier policy (.safetensors), such as one for a nearer goal
     recurrent: bool = False
     rollout: int = 64  # steps
     learning_rate: float = 0.0005
@@ -270,6 +272,17 @@ def discounted(rewards: np.ndarray, gamma: float) -> np.ndarray:
     return returns
 
 
+def first_policy(config: RobustifyConfig) -> tuple[ActorCritic, int]:
+    """A new policy, or the one to begin with, and the environment steps that were spent on it."""
+    sizes = ActorCriticConfig(config.recurrent)
+    if not config.begin_with:
+        return ActorCritic(sizes), 0
+    policy, about = runs.load_weights(Path(config.begin_with), ActorCritic, ActorCriticConfig)
+    if policy.config != sizes:
+        raise ValueError(f"begin_with={config.begin_with!r}: {policy.config}, wanted is {sizes}; set recurrent alike")
+    return policy, about.get("environment_steps", 0)
+
+
 def run(config: RobustifyConfig, run: Run) -> dict:
     """Take the demos back to reset, save the policy, play it from reset on selection seeds; resumed where it left
     off."""
@@ -277,7 +290,8 @@ def run(config: RobustifyConfig, run: Run) -> dict:
         return run.final
     runs.seed_everything(config.seed)
     chosen = shortest(demos.upstream(config.demos, run.profile), config.goal, config.demo_count)
-    policy = ActorCritic(ActorCriticConfig(config.recurrent)).to(runs.pick_device(config.device))
+    policy, earlier = first_policy(config)
+    policy = policy.to(runs.pick_device(config.device))
     a_rollout = config.rollout * config.environments
     iterations = max(1, config.total_steps // a_rollout)
     with Backward(config, policy, chosen) as backward:
@@ -289,7 +303,8 @@ def run(config: RobustifyConfig, run: Run) -> dict:
         parts = {"policy": policy, "optimiser": backward.optimiser, "backward": backward}
         train(run, "policy", iterations, update, parts, checkpoint_every=CHECKPOINT_EVERY, headline="success")
         earliest = backward.curriculum.earliest
-    sha256 = runs.save_weights(run.folder / "policy.safetensors", policy)
+    steps = iterations * a_rollout
+    sha256 = runs.save_weights(run.folder / "policy.safetensors", policy, environment_steps=earlier + steps)
     found = {"demos": len(chosen), "demo_steps": [len(demo) for demo in chosen], "earliest": earliest}
     if config.episodes:
         protocol = EvaluationProtocol(episodes=config.episodes, first_seed=SELECTION_SEED)
@@ -299,6 +314,7 @@ def run(config: RobustifyConfig, run: Run) -> dict:
     return run.finish(
         **found,
         sha256=sha256,
-        steps=iterations * a_rollout,
+        steps=steps,
+        upstream_steps=earlier,
         protocol={"training": "sticky, a lost life ends an episode", "acting": "from reset, selection seeds"},
     )
