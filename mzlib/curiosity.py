@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from mzlib import demos, runs
-from mzlib.emulator import FRAME_SIZE, facts
+from mzlib.emulator import facts
 from mzlib.policies import CONVS
+from mzlib.trajectory import FRAME_SIZE
 
 CLIP = 5.0  # normalised pixels are cut off at ±5
 DEAD_PIXEL = 0.01  # least standard deviation of a pixel, of 255

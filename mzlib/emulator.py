@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from ale_py import ALEInterface, ALEState, LoggerMode
 
+from mzlib.trajectory import FRAME_SHAPE
+
 GAMES = ("montezuma_revenge", "pitfall", "private_eye")
 ACTIONS = (  # in the emulator's own order
     *("NOOP", "FIRE", "UP", "RIGHT", "LEFT", "DOWN", "UPRIGHT", "UPLEFT", "DOWNRIGHT", "DOWNLEFT"),
@@ -21,7 +23,6 @@ ACTIONS = (  # in the emulator's own order
 )
 NOOP = 0
 FRAMES_PER_ACTION = 4
-FRAME_SIZE = 84  # an observed frame is FRAME_SIZE x FRAME_SIZE
 SCREEN_SHAPE = (210, 160)
 
 # Luminance of the 128 NTSC colours, by half the palette index that `getScreen` returns: `getScreenGrayscale` without
@@ -175,7 +176,7 @@ class Emulator:
     @property
     def frame(self) -> np.ndarray:
         """(84, 84) uint8: the screen resized by area, what every model sees (Machado et al. 2018)."""
-        return cv2.resize(self.screen, (FRAME_SIZE, FRAME_SIZE), interpolation=cv2.INTER_AREA)
+        return cv2.resize(self.screen, FRAME_SHAPE, interpolation=cv2.INTER_AREA)
 
     def rgb(self) -> np.ndarray:
         """(210, 160, 3) uint8: the emulator's current picture in colour, for people; stale right after `load`."""

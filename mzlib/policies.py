@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from mzlib import runs
 from mzlib.backbone import BackboneConfig, MontezumaVLM
+from mzlib.trajectory import FRAME_SIZE, STACK
 
-STACK = 4  # frames seen at once, the newest last
-SIDE = 84
 CONVS = ((8, 4), (4, 2), (3, 1))  # kernel and stride (Mnih et al. 2015)
 
 
@@ -56,7 +55,7 @@ class ActorCritic(nn.Module):
     def __init__(self, config: ActorCriticConfig):
         super().__init__()
         self.config = config
-        layers, before, side = [], STACK, SIDE
+        layers, before, side = [], STACK, FRAME_SIZE
         for channels, (kernel, stride) in zip(config.channels, CONVS, strict=True):
             layers += [_orthogonal(nn.Conv2d(before, channels, kernel, stride)), nn.ReLU()]
             before, side = channels, (side - kernel) // stride + 1

@@ -20,9 +20,10 @@ from mzlib import ppo, runs
 from mzlib.curiosity import Curiosity, PredictorLoss, RewardScale, novelty_by_room
 from mzlib.emulator import ACTIONS, FRAMES_PER_ACTION, GAMES
 from mzlib.evaluate import EVALUATION_SEED, SELECTION_SEED, EvaluationProtocol, evaluate
-from mzlib.policies import SIDE, STACK, ActorCritic, ActorCriticConfig, ActorCriticPolicy
+from mzlib.policies import ActorCritic, ActorCriticConfig, ActorCriticPolicy
 from mzlib.ppo import PPOConfig
 from mzlib.runs import Run, stage_main, train
+from mzlib.trajectory import FRAME_SIZE, STACK
 
 EXTRINSIC, INTRINSIC = 0, 1  # the value heads
 NOOP_MAX = 30  # raw frames before an episode
@@ -128,8 +129,8 @@ def vector_environment(config: RNDConfig, count: int) -> AtariVectorEnv:
         continuous=False,
         continuous_action_threshold=0.5,
         autoreset_mode=AutoresetMode.SAME_STEP,
-        img_height=SIDE,
-        img_width=SIDE,
+        img_height=FRAME_SIZE,
+        img_width=FRAME_SIZE,
         grayscale=True,
         stack_num=1,
         frameskip=FRAMES_PER_ACTION,
@@ -166,7 +167,7 @@ class Players:
         self.device = policy.policy_head.bias.device
         steps, count = config.rollout, config.environments
         self.rows = (slice(0, count // 2), slice(count // 2, count))
-        stacks = torch.zeros(steps + 1, count, SIDE, SIDE, STACK, dtype=torch.uint8, device=self.device)
+        stacks = torch.zeros(steps + 1, count, FRAME_SIZE, FRAME_SIZE, STACK, dtype=torch.uint8, device=self.device)
         self.frames = stacks.permute(0, 1, 4, 2, 3)  # lies in memory as convolutions want it: twice as fast to read
         self.actions = torch.zeros(steps, count, dtype=torch.long, device=self.device)
         self.log_probs = torch.zeros(steps, count, device=self.device)

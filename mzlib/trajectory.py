@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FRAME_SHAPE = (84, 84)
+FRAME_SIZE = 84  # an observed frame is FRAME_SIZE x FRAME_SIZE
+FRAME_SHAPE = (FRAME_SIZE, FRAME_SIZE)
+STACK = 4  # frames that a model sees at once, the newest last
 RAM_SIZE = 128
 ACTION_COUNT = 18
 

@@ -27,7 +27,6 @@ import numpy as np
 
 from mzlib.emulator import (
     ACTIONS,
-    FRAME_SIZE,
     FRAMES_PER_ACTION,
     GAMES,
     RNG_MARK,
@@ -36,8 +35,8 @@ from mzlib.emulator import (
     Emulator,
 )
 from mzlib.places import Place
+from mzlib.trajectory import FRAME_SIZE, STACK
 
-STACK = 4  # observations that a policy sees at once
 ROW = np.dtype(  # one environment in shared memory
     [
         ("labels", np.int64),

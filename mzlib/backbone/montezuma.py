@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mzlib.backbone.blocks import blocks_of, check_blocks
-
-SIDE, STACKED = 84, 4  # a frame's pixels each way; frames in a snapshot
+from mzlib.trajectory import FRAME_SIZE, STACK
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class BackboneConfig:
             raise ValueError(f"snapshot_tokens={self.snapshot_tokens}: use 1 to 4")
         if self.chunk < 1:
             raise ValueError(f"chunk={self.chunk}: must be above 0")
-        if self.patch < 1 or SIDE % self.patch:
-            raise ValueError(f"patch={self.patch}: must divide a frame's {SIDE} pixels")
+        if self.patch < 1 or FRAME_SIZE % self.patch:
+            raise ValueError(f"patch={self.patch}: must divide a frame's {FRAME_SIZE} pixels")
         if self.seq_len < 1 or self.seq_len % self.every:
             raise ValueError(f"seq_len={self.seq_len}: must be a multiple of chunk={self.every}, above 0")
         check_blocks(self)
@@ -58,7 +57,7 @@ class BackboneConfig:
     @property
     def seen_tokens(self) -> int:
         """Tokens of one snapshot."""
-        return (SIDE // self.patch) ** 2 if self.layout == "seed" else self.snapshot_tokens
+        return (FRAME_SIZE // self.patch) ** 2 if self.layout == "seed" else self.snapshot_tokens
 
     @property
     def context(self) -> int:
@@ -86,7 +85,7 @@ class ConvStem(nn.Module):
     def __init__(self, config: BackboneConfig):
         super().__init__()
         first, later = config.channels, 2 * config.channels
-        convs = nn.Conv2d(STACKED, first, 8, 4), nn.Conv2d(first, later, 4, 2), nn.Conv2d(later, later, 3)
+        convs = nn.Conv2d(STACK, first, 8, 4), nn.Conv2d(first, later, 4, 2), nn.Conv2d(later, later, 3)
         for conv in convs:
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             nn.init.zeros_(conv.bias)
@@ -106,7 +105,7 @@ class PatchStem(nn.Module):
     def __init__(self, config: BackboneConfig):
         super().__init__()
         self.patch = config.patch
-        self.embed = nn.Linear(STACKED * config.patch**2, config.width)
+        self.embed = nn.Linear(STACK * config.patch**2, config.width)
         self.places = nn.Parameter(0.1 * torch.randn(config.seen_tokens, config.width))
 
     def forward(self, snapshots: Tensor) -> Tensor:
@@ -196,13 +195,13 @@ class MontezumaVLM(nn.Module):
         config, steps = self.config, previous.shape[1]
         if frames.dtype != torch.uint8:
             raise TypeError(f"frames are {frames.dtype}: give them as uint8, 0 to 255")
-        if frames.shape[1] - steps not in (STACKED - 1, STACKED):
+        if frames.shape[1] - steps not in (STACK - 1, STACK):
             raise ValueError(
                 f"{frames.shape[1]} frames for {steps} steps: give {steps + 3}, or {steps + 4} with a target"
             )
         if steps % config.every:
             raise ValueError(f"{steps} steps: with layout seed they must be a multiple of chunk={config.chunk}")
-        snapshots = frames.unfold(1, STACKED, config.every)  # (b, snapshots, 84, 84, 4)
+        snapshots = frames.unfold(1, STACK, config.every)  # (b, snapshots, 84, 84, 4)
         embeddings = self.stem(snapshots.flatten(0, 1)).unflatten(0, snapshots.shape[:2])
         seen = embeddings[:, : steps // config.every]
         if config.layout == "seed":

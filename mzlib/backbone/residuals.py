@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mzlib.backbone.montezuma import STACKED, MontezumaVLM, Stream
+from mzlib.backbone.montezuma import MontezumaVLM, Stream
 from mzlib.dataset import PAD, FrameCache, WindowDataset, segments
 from mzlib.runs import atomic_path
+from mzlib.trajectory import STACK
 
-EARLIER = STACKED - 1
+EARLIER = STACK - 1
 
 
 class SequenceBatch(NamedTuple):

@@ -16,7 +16,8 @@ from mzlib.internal_rl.tasks import Task
 from mzlib.internal_rl.updates import Lived
 from mzlib.metacontroller import Metacontroller
 from mzlib.steering import CodeControl
-from mzlib.vecenv import STACK, Cause, VecEnv, VecEnvConfig
+from mzlib.trajectory import STACK
+from mzlib.vecenv import Cause, VecEnv, VecEnvConfig
 
 
 class Seen(NamedTuple):

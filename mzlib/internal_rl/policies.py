@@ -13,8 +13,8 @@ from mzlib import runs
 from mzlib.backbone import MontezumaVLM
 from mzlib.evaluate import Observation
 from mzlib.layers import HawkBlock
-from mzlib.policies import STACK
 from mzlib.steering import CodeControl, ControlledPolicy, prior_policy
+from mzlib.trajectory import STACK
 
 
 @dataclass(frozen=True)

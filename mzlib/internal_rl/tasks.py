@@ -14,7 +14,8 @@ from mzlib.dataset import evenly
 from mzlib.demos import Demo
 from mzlib.places import GOALS
 from mzlib.runs import data_dir
-from mzlib.vecenv import STACK, Start
+from mzlib.trajectory import STACK
+from mzlib.vecenv import Start
 
 NOOP_MAX = 30  # raw frames after a reset, as in evaluation
 STARTS = 64  # states that a composition begins in, at most

@@ -13,7 +13,8 @@ import numpy as np
 
 from mzlib import demos
 from mzlib.demos import Demo
-from mzlib.vecenv import STACK, Start
+from mzlib.trajectory import STACK
+from mzlib.vecenv import Start
 
 LABELS = 100_000  # a start's label: demo × LABELS + step
 
