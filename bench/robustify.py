@@ -18,7 +18,10 @@ TRIAL = EvaluationProtocol(episodes=100, first_seed=SELECTION_SEED, max_frames=1
 FIRST_KEY = "first key"
 AGENTS = {  # changes of the `full` profile, seeds
     FIRST_KEY: ({}, (0, 1, 2)),
-    "key and door": ({"goal": 400, "total_steps": 2_000_000}, (0,)),
+    "key and door": (
+        {"goal": 400, "total_steps": 1_600_000, "begin_with": "data/weights/policy.safetensors", "imitation": 0.1},
+        (0,),
+    ),
 }
 DEMOS = 10  # columns of the curve
 ABLATIONS = {  # of the first key
