@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mzlib.emulator import ACTIONS, FRAME_SIZE
+from mzlib.emulator import ACTIONS
 from mzlib.places import GOALS
+from mzlib.trajectory import FRAME_SIZE
 from mzlib.viz.clips import ATARI_SCALE, GRAY_SCALE, data_uri, png_bytes
 from mzlib.viz.rooms import RoomMap
 from mzlib.viz.segments import THRESHOLD, Clusters, SwitchTrace, map_path, map_spots, overview_figure
