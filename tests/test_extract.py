@@ -61,6 +61,12 @@ def test_several_runs_make_one_file(folders, tmp_path, capsys):
     assert "100 points in" in capsys.readouterr().out
 
 
+def test_the_command_line_fails_in_one_line(folders, tmp_path):
+    with pytest.raises(SystemExit, match=r"^mzlib.go_explore.extract: score=99999: .*ask for no more$"):
+        main([str(folders[0]), "--score", "99999", "--out", str(tmp_path / "none.npz")])
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_extracted(folders, tmp_path):
     with pytest.raises(ValueError, match="score=99999: this search's best is"):
         extract(folders[0], score=99_999)

@@ -5,6 +5,7 @@ python -m mzlib.go_explore.extract --out best.npz --score 2500 full/05_go_explor
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -87,8 +88,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-rewards", type=int, help="cut after so many rewards; default: after the last")
     parser.add_argument("--out", type=Path, required=True, help="demo file to write")
     given = parser.parse_args(argv)
-    found = extract_all([runs_root() / folder for folder in given.folders], given.score, given.max_rewards)
-    demos.save(given.out, found)
+    try:
+        found = extract_all([runs_root() / folder for folder in given.folders], given.score, given.max_rewards)
+        demos.save(given.out, found)
+    except (OSError, ValueError) as error:
+        sys.exit(f"mzlib.go_explore.extract: {error}")
     for demo in found:
         print(f"{demo.source}: {demo.score} points in {len(demo)} actions")
 
