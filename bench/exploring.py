@@ -1,6 +1,5 @@
-"""Where the time of an exploring step goes, and how near to the emulator's own speed a search comes."""
+"""Where the time of an exploring step goes."""
 
-import statistics
 import time
 from collections.abc import Callable
 
@@ -57,9 +56,3 @@ def step_costs(cells: str) -> dict[str, list[float]]:
             times.append((time.perf_counter() - since) / (search.archive.steps - before))
             nested.append(1e6 * np.diff(times, prepend=0.0))
     return {part: [float(times[number]) for times in nested] for number, part in enumerate(PARTS)}
-
-
-def share_of_emulator(costs: dict[str, list[float]]) -> float:
-    """The emulator's median time over the sum of all parts'."""
-    medians = {part: statistics.median(times) for part, times in costs.items()}
-    return medians["emulator"] / sum(medians.values())

@@ -101,7 +101,8 @@ class Emulator:
 
     game: one of GAMES. seed: of the sticky-action generator, below 2**31. sticky: probability per emulator frame that
     the previous action is repeated instead of the given one (Machado et al. 2018, section 5.3); 0 makes the emulator
-    deterministic. Raises ValueError for a parameter out of its range.
+    deterministic. two_frame_maximum: whether a screen is the maximum of a step's last two frames, or the last alone.
+    Raises ValueError for a parameter out of its range.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """Robustification: the starts' rule, demos as tapes, rollouts that count what they should, and a training killed and
 resumed."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from mzlib.evaluate import Observation
 from mzlib.policies import ActorCritic, ActorCriticConfig, ActorCriticPolicy
 from mzlib.robustify import Backward, Curriculum, CurriculumConfig, RobustifyConfig, Tape, cut_at, run, shortest
 from mzlib.robustify.curriculum import LABELS
-from mzlib.robustify.training import Demonstrated, discounted
+from mzlib.robustify.training import Demonstrated, discounted, first_policy
 from mzlib.runs import Run, data_dir
 
 TINY = RobustifyConfig(
@@ -222,6 +223,27 @@ def test_killed_then_resumed_equals_uninterrupted(tmp_path, monkeypatch, recurre
     policy = ActorCriticPolicy(tmp_path / "cut" / "policy.safetensors")
     seen = Observation(np.zeros((2, 84, 84), np.uint8), np.ones(2, bool), np.zeros(2, bool), np.array([1, 2]))
     assert policy.act(seen).shape == (2,)
+
+
+def test_a_training_begins_with_an_earlier_policy(tmp_path, monkeypatch):
+    monkeypatch.setenv("MZ_RUNS", str(tmp_path))
+    weights = tmp_path / "earlier.safetensors"
+    torch.manual_seed(5)
+    earlier = ActorCritic(ActorCriticConfig())
+    runs.save_weights(weights, earlier, environment_steps=1_234)
+    policy, steps = first_policy(replace(TINY, begin_with=str(weights)))
+    assert steps == 1_234
+    kept = {name: value.bfloat16().float() for name, value in earlier.state_dict().items()}
+    assert all(torch.equal(value, kept[name]) for name, value in policy.state_dict().items())
+    assert first_policy(TINY)[1] == 0
+    with pytest.raises(ValueError, match="begin_with=.*set recurrent alike"):
+        first_policy(replace(TINY, begin_with=str(weights), recurrent=True))
+    config = replace(TINY, begin_with=str(weights))
+    with Run.open("06_robustify", "smoke", config, tmp_path / "run", quiet=True) as opened:
+        final = run(config, opened)
+    assert final["upstream_steps"] == 1_234
+    about = json.loads((tmp_path / "run" / "policy.json").read_text())
+    assert about["environment_steps"] == 1_234 + final["steps"]
 
 
 def test_imitation_without_memory_of_the_way_is_refused():
