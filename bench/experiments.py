@@ -8,7 +8,7 @@ hundred_million  one search of 100 M steps, its score verified by replay
 pinpad       the grid world of notebook 00: switch, codes and internal RL, three seeds
 cloning      the backbone of notebook 02 in four variants: held-out steps, acting from reset, free runs, probes
 ablations    robustify with one thing changed: 3 seeds each, shorter
-robustify    ten demos of the first key (3 seeds), and of key and door, robustified; played from reset, 200 episodes each
+robustify    ten demos of the first key (3 seeds), and of key and door, robustified; 200 episodes from reset each
 rnd          PPO + RND, profile full: scores and rooms from reset, the prediction error by room; resumes its run
 open_loop    the best demo's actions played from reset under sticky actions and no-ops, 100 episodes
 """
