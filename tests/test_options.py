@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import SMALL_BACKBONE
 
 from mzlib import demos, internal_rl, runs
 from mzlib.backbone import BackboneConfig, MontezumaVLM
@@ -30,22 +31,14 @@ from mzlib.places import GOALS, Place
 from mzlib.runs import Run
 from mzlib.vecenv import Cause, Start, VecEnvConfig
 
-SIZES = {"channels": 4, "width": 16, "depth": 3, "heads": 2, "mlp_width": 32, "layer": 1, "seq_len": 12}
 LIMIT = 9  # steps of an episode
 GREEDY, SHARP = 1e-4, 0.2  # temperatures
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A backbone and its metacontroller, whose codes make a difference and whose switch opens now and then."""
-    folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(2)
-    sha256 = runs.save_weights(folder / "b.safetensors", MontezumaVLM(BackboneConfig(**SIZES)))
-    meta = Metacontroller(MetacontrollerConfig(16, code_dim=3, controller_rank=2))
-    meta.hypernetwork.a.data *= 20
-    meta.switch.out.weight.data *= 20
-    runs.save_weights(folder / "m.safetensors", meta, backbone=sha256)
-    return folder
+def weights(small_pair):
+    """The folder of a backbone and its metacontroller."""
+    return small_pair[0].parent
 
 
 def config(folder, **changes) -> ReinforceConfig:
@@ -379,7 +372,7 @@ def test_a_wrong_setting_is_named(wrong, message):
 
 
 def test_a_backbone_that_sees_its_actions_is_refused(weights, tmp_path):
-    runs.save_weights(tmp_path / "b.safetensors", MontezumaVLM(BackboneConfig(**SIZES, see_actions=True)))
+    runs.save_weights(tmp_path / "b.safetensors", MontezumaVLM(BackboneConfig(**SMALL_BACKBONE, see_actions=True)))
     with pytest.raises(ValueError, match="sees its actions"):
         training.upstream(config(weights, backbone=str(tmp_path / "b.safetensors"), acts="actions"), "quick")
 

@@ -3,34 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from conftest import SMALL_BACKBONE
 
 from mzlib import demos, runs, steering
 from mzlib.backbone import BackboneConfig, MontezumaVLM
 from mzlib.backbone.residuals import Sequences, action_logits, streams
 from mzlib.dataset import FrameCache, WindowDataset
 from mzlib.evaluate import EvaluationProtocol, Observation, play_episodes
-from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
 from mzlib.places import GOALS
 from mzlib.policies import ClonePolicy
 from mzlib.probes import SupervisedControllers
 from mzlib.runs import data_dir
 from mzlib.steering import ControlledPolicy, GoalControl, HeldCodes, prior_policy
 
-SIZES = {"channels": 4, "width": 16, "depth": 3, "heads": 2, "mlp_width": 32, "layer": 1, "seq_len": 12}
 STEPS = 20
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A backbone and its metacontroller, whose codes make a difference and whose switch opens now and then."""
-    folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(2)
-    sha256 = runs.save_weights(folder / "b.safetensors", MontezumaVLM(BackboneConfig(**SIZES)))
-    meta = Metacontroller(MetacontrollerConfig(16, code_dim=3, controller_rank=2))
-    meta.hypernetwork.a.data *= 20
-    meta.switch.out.weight.data *= 20
-    runs.save_weights(folder / "m.safetensors", meta, backbone=sha256)
-    return folder / "b.safetensors", folder / "m.safetensors"
 
 
 def played(policy: ClonePolicy, frames: np.ndarray, lost: np.ndarray) -> np.ndarray:
@@ -44,13 +30,13 @@ def played(policy: ClonePolicy, frames: np.ndarray, lost: np.ndarray) -> np.ndar
 
 @pytest.mark.parametrize("switch_rate", [0, 5])
 @torch.no_grad()
-def test_acting_under_codes_equals_the_parallel_form(weights, switch_rate):
+def test_acting_under_codes_equals_the_parallel_form(small_pair, switch_rate):
     """Given codes, taken in where the switch opens; a life lost in the second episode begins anew."""
     rng = np.random.default_rng(0)
     frames, drawn = rng.integers(0, 255, (2, STEPS, 84, 84), np.uint8), torch.randn(2, STEPS, 3)
     lost = np.zeros((2, STEPS), bool)
     lost[1, 8] = True
-    policy = prior_policy(*weights, switch_rate=switch_rate, greedy=True)
+    policy = prior_policy(*small_pair, switch_rate=switch_rate, greedy=True)
     control, now, betas, codes = policy.control, iter(range(STEPS)), [], []
 
     class Recording(ControlledPolicy):
@@ -62,7 +48,7 @@ def test_acting_under_codes_equals_the_parallel_form(weights, switch_rate):
             codes.append(control.code.clone())
             return steered
 
-    taken = played(Recording(weights[0], control, greedy=True), frames, lost)
+    taken = played(Recording(small_pair[0], control, greedy=True), frames, lost)
     betas, codes = torch.stack(betas, 1), torch.stack(codes, 1)
     backbone, meta = policy.backbone, control.metacontroller
     for row, begin, end in ((0, 0, STEPS), (1, 0, 8), (1, 8, STEPS)):
@@ -75,21 +61,21 @@ def test_acting_under_codes_equals_the_parallel_form(weights, switch_rate):
         assert np.array_equal(taken[row, begin:end], logits[0].argmax(-1).numpy())
     opened = (betas >= 0.5).float().mean()
     assert 0.05 < opened < 0.95, "the switch is neither always open nor never"
-    assert not np.array_equal(taken, played(ClonePolicy(weights[0], greedy=True), frames, lost))
+    assert not np.array_equal(taken, played(ClonePolicy(small_pair[0], greedy=True), frames, lost))
 
 
-def test_without_control_it_is_the_clone(weights):
+def test_without_control_it_is_the_clone(small_pair):
     frames = np.random.default_rng(1).integers(0, 255, (2, STEPS, 84, 84), np.uint8)
     lost = np.zeros((2, STEPS), bool)
     assert np.array_equal(
-        played(ControlledPolicy(weights[0], seed=3), frames, lost),
-        played(ClonePolicy(weights[0], seed=3), frames, lost),
+        played(ControlledPolicy(small_pair[0], seed=3), frames, lost),
+        played(ClonePolicy(small_pair[0], seed=3), frames, lost),
     )
 
 
 @torch.no_grad()
-def test_held_codes_and_controllers_write_what_they_should(weights):
-    meta = steering.load_metacontroller(weights[1], weights[0])
+def test_held_codes_and_controllers_write_what_they_should(small_pair):
+    meta = steering.load_metacontroller(small_pair[1], small_pair[0])
     e, codes, fresh = torch.randn(2, 16), np.array([[1.0, 0, 0], [0, 2, 0]]), torch.zeros(2, dtype=torch.bool)
     u = meta.hypernetwork.controller(torch.tensor(codes, dtype=torch.float32))
     expected = e + (u @ e[..., None])[..., 0]
@@ -98,10 +84,10 @@ def test_held_codes_and_controllers_write_what_they_should(weights):
     assert torch.equal(GoalControl(controllers, [3, 1])(e, fresh, None), controllers(e, torch.tensor([3, 1])))
 
 
-def test_codes_do_not_depend_on_the_company(weights):
+def test_codes_do_not_depend_on_the_company(small_pair):
     protocol = EvaluationProtocol(episodes=3, max_frames=60)
-    played_at_once = play_episodes(lambda: prior_policy(*weights), protocol.seeds, protocol, width=3)
-    alone = play_episodes(lambda: prior_policy(*weights), protocol.seeds, protocol, width=1)
+    played_at_once = play_episodes(lambda: prior_policy(*small_pair), protocol.seeds, protocol, width=3)
+    alone = play_episodes(lambda: prior_policy(*small_pair), protocol.seeds, protocol, width=1)
     assert played_at_once == alone
     assert [tally["steps"] for tally in alone] == [15] * 3
     codes = [steering.PriorCodes(2, seed) for seed in (0, 0, 1)]
@@ -113,22 +99,22 @@ def test_codes_do_not_depend_on_the_company(weights):
     assert not np.array_equal(codes[0](np.array([0]), going_on), drawn[0]), "another code at the next opening"
 
 
-def test_a_wrong_pair_or_setting_is_named(weights, tmp_path):
+def test_a_wrong_pair_or_setting_is_named(small_pair, tmp_path):
     torch.manual_seed(9)
-    runs.save_weights(tmp_path / "other.safetensors", MontezumaVLM(BackboneConfig(**SIZES)))
+    runs.save_weights(tmp_path / "other.safetensors", MontezumaVLM(BackboneConfig(**SMALL_BACKBONE)))
     with pytest.raises(ValueError, match="belongs to backbone"):
-        prior_policy(tmp_path / "other.safetensors", weights[1])
+        prior_policy(tmp_path / "other.safetensors", small_pair[1])
     with pytest.raises(ValueError, match="beta_threshold=2"):
-        prior_policy(*weights, threshold=2)
+        prior_policy(*small_pair, threshold=2)
     with pytest.raises(ValueError, match="switch_rate=-3"):
-        prior_policy(*weights, switch_rate=-3)
+        prior_policy(*small_pair, switch_rate=-3)
 
 
 def test_supervised_controllers_learn_the_places_legs(tmp_path):
     loaded = demos.load(data_dir("demos", "places", "plain.npz"))[:4]
     cache = FrameCache.build(loaded, tmp_path, workers=1)
     torch.manual_seed(0)
-    backbone = MontezumaVLM(BackboneConfig(**SIZES)).requires_grad_(False)
+    backbone = MontezumaVLM(BackboneConfig(**SMALL_BACKBONE)).requires_grad_(False)
     windows = WindowDataset(cache, [0, 1, 2, 3], seq_len=64, stride=64, noop_subsample=False)
     sequences = Sequences(windows, streams(backbone, cache, tmp_path))
     batch = sequences.batch(np.arange(len(sequences)))
