@@ -1,6 +1,6 @@
 """Interventions from within demos: which places a controlled backbone reaches there, beside the same left alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -35,13 +35,13 @@ def leg_starts(demos: Sequence[Demo]) -> list[Start]:
     return starts
 
 
-def visits(
-    policy: ControlledPolicy, control: Control | None, starts: Sequence[Start], steps: int = 100, memory: int = 64
-) -> list[list[int]]:
-    """Which places of GOALS a policy visits, in order and until she dies, from each start at once for so many steps.
+def play_on(
+    policy: ControlledPolicy, control: Control | None, starts: Sequence[Start], steps: int, memory: int = 64
+) -> Iterator[tuple[list[Emulator], np.ndarray]]:
+    """The emulators, and (n,) bool, who has died: where the starts leave off, and after each step that a policy plays
+    on from there, all at once.
 
     policy: new, not yet controlled. It first watches the last `memory` steps of the demo; then `control` takes hold.
-    A place that she is at when it does counts only if she leaves it and comes back.
     """
     watched = [watched_until(situation, memory) for situation in starts]
     seeds = np.arange(len(starts))
@@ -56,22 +56,47 @@ def visits(
     policy.control = control
     emulators = [emulator for emulator, _ in watched]
     lives = [emulator.lives for emulator in emulators]
-    seen: list[list[int]] = [[at(emulator)] for emulator in emulators]
     over = none.copy()
+    yield emulators, over
     for _ in range(steps):
         actions = policy.act(Observation(frames, began, none, seeds))
         began = none
-        for i, (emulator, action) in enumerate(zip(emulators, actions.tolist(), strict=True)):
-            if not over[i]:
-                emulator.step(action)
-                over[i] = emulator.facts.dying or emulator.lives < lives[i]
-                if not over[i]:
-                    seen[i].append(at(emulator))
+        for i in np.flatnonzero(~over):
+            emulators[i].step(int(actions[i]))
+            over[i] = emulators[i].facts.dying or emulators[i].lives < lives[i]
+        yield emulators, over
+        frames = np.stack([emulator.frame for emulator in emulators])
+
+
+def visits(
+    policy: ControlledPolicy, control: Control | None, starts: Sequence[Start], steps: int = 100, memory: int = 64
+) -> list[list[int]]:
+    """Which places of GOALS a policy visits, in order and until she dies, from each start at once for so many steps;
+    see `play_on`. A place that she is at when `control` takes hold counts only if she leaves it and comes back."""
+    seen: list[list[int]] = [[] for _ in starts]
+    for emulators, over in play_on(policy, control, starts, steps, memory):
+        for i in np.flatnonzero(~over):
+            seen[i].append(at(emulators[i]))
         if over.all():
             break
-        frames = np.stack([emulator.frame for emulator in emulators])
     orders = [[goal for goal, _ in groupby(row)] for row in seen]
     return [[goal for goal in order[1:] if goal >= 0] for order in orders]
+
+
+def branch(
+    weights: Path, metacontroller: Metacontroller, situation: Start, code: np.ndarray, steps: int, **settings
+) -> tuple[np.ndarray, np.ndarray]:
+    """What happens if a code (n_z,) is held from there on: (frames (m, 84, 84), positions (m, 3): room, x, y), after
+    each of m steps, `steps` or fewer if she dies."""
+    frames, positions = [], []
+    control = HeldCodes(metacontroller, np.asarray(code, np.float32)[None])
+    for (emulator,), over in play_on(ControlledPolicy(weights, **settings), control, [situation], steps):
+        facts = emulator.facts
+        frames.append(emulator.frame)
+        positions.append((facts.room, facts.x, facts.y))
+        if over.any():
+            break
+    return np.array(frames[1:]), np.array(positions[1:])
 
 
 def watched_until(situation: Start, memory: int) -> tuple[Emulator, list[np.ndarray]]:

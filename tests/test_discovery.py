@@ -14,6 +14,7 @@ from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
 from mzlib.places import SUPPORTS
 from mzlib.runs import data_dir
 from mzlib.segments import events, goal_changes
+from mzlib.viz.segments import traces_of
 
 SIZES = {"channels": 4, "width": 16, "depth": 3, "heads": 2, "mlp_width": 32, "layer": 1, "seq_len": 12}
 
@@ -112,3 +113,19 @@ def test_codes_between_cuts_and_what_they_tell(sequences):
     rng = np.random.default_rng(0)
     blind = information(Codes(rng.standard_normal(legs.code.shape), *legs[1:]), clusters=8)
     assert blind["goal"]["share"] < 0.5
+
+
+def test_traces_show_what_was_seen_before_each_action(sequences):
+    played = planted(sequences, lambda goals: np.full(goals.shape, 0.3, np.float32))
+    traces = traces_of(played, sequences)
+    files = [*demos.load(data_dir("demos", "places/plain.npz"))[:3], demos.load(data_dir("demos", "first_key.npz"))[0]]
+    assert len(traces) == len(sequences)
+    for trace, (demo, first, last) in zip(traces, sequences.ranges, strict=True):
+        recorded = demos.record(files[demo])
+        begin = first - sequences.windows.cache.offsets[demo]
+        assert len(trace) == last - first + 1
+        assert np.array_equal(trace.actions, recorded.actions[begin : begin + len(trace)])
+        assert trace.name == f"demo {demo}, steps {begin} on"
+        if begin:  # Trajectory.frames: seen after each step
+            assert np.array_equal(trace.frames, recorded.frames[begin - 1 : begin - 1 + len(trace)])
+            assert np.array_equal(trace.positions[1:], sequences.windows.cache.positions[first:last])

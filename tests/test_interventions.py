@@ -106,3 +106,21 @@ def test_total_variation_by_hand_and_its_floor():
     same = [total_variation(rng.integers(5, size=40), rng.integers(5, size=40)) for _ in range(20)]
     assert np.mean([found["distance"] > found["floor"] for found in same]) < 0.3
     assert np.mean([found["distance"] for found in same]) > 0.05, "few draws always differ"
+
+
+def test_a_branch_is_what_visits_sees(weights, places):
+    torch.manual_seed(1)
+    meta = Metacontroller(MetacontrollerConfig(16, code_dim=2, controller_rank=2)).requires_grad_(False)
+    meta.hypernetwork.a.mul_(30)
+    start = leg_starts(places)[-1]
+    frames, positions = interventions.branch(weights, meta, start, np.array([1.0, -2.0]), 10)
+    assert frames.shape == (10, 84, 84)
+    assert frames.dtype == np.uint8
+    rows = []
+    control = interventions.HeldCodes(meta, np.array([[1.0, -2.0]]))
+    for (emulator,), _ in interventions.play_on(ControlledPolicy(weights), control, [start], 10):
+        rows.append((emulator.facts.room, emulator.facts.x, emulator.facts.y, emulator.frame.sum()))
+    assert [tuple(p) for p in positions] == [row[:3] for row in rows[1:]]
+    assert frames.sum((1, 2)).tolist() == [row[3] for row in rows[1:]]
+    other = interventions.branch(weights, meta, start, np.array([-3.0, 2.0]), 10)[1]
+    assert not np.array_equal(positions, other), "another code, another way"

@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
+from mzlib.backbone.residuals import Sequences
+from mzlib.discovery import Played
 from mzlib.emulator import Emulator
 from mzlib.segments import clusters, k_means
 from mzlib.steering import CodeControl
@@ -70,6 +72,27 @@ class SwitchTrace:
     def goal_changes(self) -> np.ndarray:
         """The steps at which the true goal is another than before; none where goals are not known."""
         return np.zeros(0, int) if self.goals is None else np.flatnonzero(np.diff(self.goals)) + 1
+
+
+def traces_of(played: Played, sequences: Sequences, names: Sequence[str] = ()) -> list[SwitchTrace]:
+    """What a metacontroller made of sequences, as traces; names: of each, in order."""
+    cache, traces = sequences.windows.cache, []
+    for i, row in enumerate(played.rows):
+        steps, demo = sequences.steps([row])[0][0], sequences.ranges[row, 0]
+        own = slice(len(steps))
+        goals = played.goals[i][own]
+        traces.append(
+            SwitchTrace(
+                cache.frames[steps + demo],
+                np.clip(played.switch[i][own], 0, 1),
+                played.code[i][own],
+                cache.positions[np.maximum(steps - 1, cache.offsets[demo])].astype(int),
+                played.actions[i][own],
+                goals if (goals >= 0).any() else None,
+                names[i] if names else f"demo {demo}, steps {steps[0] - cache.offsets[demo]} on",
+            )
+        )
+    return traces
 
 
 def segment_starts(beta: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:
