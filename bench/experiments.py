@@ -6,11 +6,12 @@ five_million score and rooms after 5 M steps by kind of cells: 3 seeds each, ver
 other_games  pitfall and private_eye with downscaled cells: 3 seeds of 1 M steps each, verified by replay
 hundred_million  one search of 100 M steps, its score verified by replay
 pinpad       the grid world of notebook 00: switch, codes and internal RL, three seeds
+metacontroller  notebook 03: three seeds, openings against two truths, what codes tell, and whether they steer
 cloning      the backbone of notebook 02 in four variants: held-out steps, acting from reset, free runs, probes
 ablations    robustify with one thing changed: 3 seeds each, shorter
 robustify    ten demos of the first key (3 seeds), and of key and door, robustified; 200 episodes from reset each
 rnd          PPO + RND, profile full: scores and rooms from reset, the prediction error by room; resumes its run
-open_loop    the best demo's actions played from reset under sticky actions and no-ops, 100 episodes
+open_loop    the best demo's actions, to the key and to the door, played from reset under sticky actions, 200 episodes
 """
 
 import argparse
@@ -25,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import cloning as bench_cloning
+from bench import metacontroller as bench_metacontroller
 from bench import rnd as bench_rnd
 from bench import robustify as bench_robustify
 from bench.exploring import step_costs
@@ -33,7 +35,9 @@ from bench.speed import explore_efficiency, explore_scaling
 from mzlib import demos, runs
 from mzlib.evaluate import EvaluationProtocol, OpenLoop, bootstrap_interval, evaluate, select_demo
 from mzlib.go_explore import GoExploreConfig, Search, run
+from mzlib.interventions import total_variation
 
+COSTS = ("steps", "upstream_steps", "wall_s")  # of a final.json
 SEARCH = "a search in a deterministic emulator (no policy)"
 
 
@@ -169,29 +173,31 @@ def hundred_million(workers: int) -> list[dict]:
 
 
 def open_loop(workers: int) -> list[dict]:
-    """The open-loop baseline: the demo is chosen on selection seeds, then scored on evaluation seeds."""
-    since = time.perf_counter()
-    candidates = sorted(demos.upstream("shipped", "full"), key=len)[:24]
-    choosing = EvaluationProtocol(episodes=16, max_frames=2_400)
-    chosen = select_demo(candidates, choosing, workers)
-    protocol = EvaluationProtocol()
-    summary = evaluate(partial(OpenLoop, chosen), protocol, workers)
-    described = {"what": "open-loop replay, from reset, restarted after each death"} | summary["protocol"]
-    described |= {
-        "demo": f"{chosen.source}, {len(chosen)} actions",
-        "chosen on": f"{choosing.episodes} selection episodes",
-    }
-    common = {"steps": summary["steps"], "per_seed": {}}
-    rows = (
-        ("Open-loop demo: whole-game score (mean)", "mean", "interval", "points"),
-        ("Open-loop demo: first-life score (mean)", "first_life_mean", "first_life_interval", "points"),
-    )
-    return [
-        record(name, {protocol.first_seed: summary[value]}, unit, {"experiment": "open_loop", **described}, 0, since)
-        | common
-        | {"value": summary[value], "interval": summary[interval]}
-        for name, value, interval, unit in rows
-    ]
+    """The open-loop baseline for the first key, and for key and door: the demo is chosen on selection seeds, then
+    scored on evaluation seeds."""
+    found, choosing = [], EvaluationProtocol(episodes=16, max_frames=2_400)
+    protocol, shipped = EvaluationProtocol(episodes=200), demos.upstream("shipped", "full")
+    for label, points in (("demo", 100), ("demo to the door", 400)):
+        since = time.perf_counter()
+        candidates = sorted((demo for demo in shipped if demo.score == points), key=len)[:24]
+        chosen = select_demo(candidates, choosing, workers)
+        played = evaluate(partial(OpenLoop, chosen), protocol, workers)
+        described = {"what": "open-loop replay, from reset, restarted after each death"} | played["protocol"]
+        described |= {
+            "demo": f"{chosen.source}, {len(chosen)} actions",
+            "chosen on": f"{choosing.episodes} selection episodes",
+        }
+        for place, scores in (("first life", "first_life_scores"), ("whole game", "scores")):
+            scored = np.array(played[scores], float)
+            for name, values, unit in (
+                (f"{place.replace(' ', '-')} score (mean)", scored, "points"),
+                (f"{points} points in the {place}", (scored >= points).astype(float), ""),
+            ):
+                cost = {"steps": played["steps"], "interval": bootstrap_interval(values), "per_seed": {}}
+                values = {protocol.first_seed: float(values.mean())}
+                about = {"experiment": "open_loop"} | described
+                found.append(record(f"Open-loop {label}: {name}", values, unit, about, 0, since, **cost))
+    return found
 
 
 def pinpad(workers: int) -> list[dict]:
@@ -308,6 +314,65 @@ def cloning(workers: int) -> list[dict]:
     return results
 
 
+def metacontroller(workers: int) -> list[dict]:
+    """Three metacontrollers on the shipped backbone."""
+    since, results = time.perf_counter(), []
+    folders = bench_metacontroller.everything(workers)
+    ground = bench_metacontroller.ground()
+    found = {seed: bench_metacontroller.openings(folder, ground) for seed, folder in folders.items()}
+    injected = {seed: bench_metacontroller.injected(folder, ground) for seed, folder in folders.items()}
+    told = bench_metacontroller.supervised(ground)
+    finals = [bench_metacontroller.final(folder) for folder in folders.values()]
+    cost = {"steps": 0, "wall_s": sum(final["wall_s"] for final in finals)}
+    looks = {seed: own["look"] for seed, own in found.items()}
+    trained = {"windows": finals[0]["windows"], "gradient steps": bench_metacontroller.settings().steps}
+    unseen = f"{finals[0]['held_out_windows']} windows of places data, search seeds held out"
+
+    def add(name: str, values: dict[int, float], unit: str, what: str, **changes) -> None:
+        protocol = {"experiment": "metacontroller", "what": what} | trained
+        results.append(record(f"Metacontroller: {name}", values, unit, protocol, 0, since, **(cost | changes)))
+
+    for name, key, unit in (
+        ("NLL of the frozen backbone", "backbone_nll", "nats"),
+        ("NLL with the posterior's codes", "nll", "nats"),
+        ("NLL + KL of the posterior", "nll_and_kl", "nats"),
+        ("NLL with codes from the prior, causal", "prior_nll", "nats"),
+        ("share of beta outside 0.1 to 0.9", "sharp", ""),
+        ("openings in a window's legs", "switches", ""),
+        ("true changes of goal there", "changes", ""),
+    ):
+        add(name, {seed: look[key] for seed, look in looks.items()}, unit, f"a step; {unseen}")
+    ordinary = f"{len(ground.ordinary)} windows of demos to the first key and door, search seeds held out"
+    for truth, what in (("changes of goal", unseen), ("events", ordinary)):
+        what += ", one to one within 2 steps; interval: the widest of the seeds' own, over search seeds"
+        for who in found[0]["matches"][truth]:
+            own = {seed: each["matches"][truth][who] for seed, each in found.items()}
+            low, high = zip(*(each["interval"] for each in own.values()), strict=True)
+            for key in ("f1", "precision", "recall"):
+                changes = {"interval": [min(low), max(high)]} if key == "f1" else {}
+                values = {seed: each[key] for seed, each in own.items()}
+                add(f"{who} against {truth}, {key}", values, "", what, **changes)
+    for label in ("goal", "region"):
+        values = {seed: each["information"][label]["share"] for seed, each in found.items()}
+        what = f"16 clusters of segments' codes, beyond what shuffled labels tell; {unseen}"
+        add(f"share of the {label}'s entropy that codes tell", values, "", what)
+    values = {seed: each["information"]["length"]["median"] for seed, each in found.items()}
+    add("median length of a segment", values, "steps", unseen)
+    reach = f"{bench_metacontroller.REACH_STEPS} steps from where {len(ground.starts)} held-out legs begin, not sticky"
+    for name, (value, interval) in told.items():
+        add(f"controllers {name}: the wanted place is reached", {0: value}, "", reach, interval=interval)
+    for name, side in (("with the code", 0), ("left alone", 1)):
+        values = {seed: each.agreement()[side] for seed, each in injected.items()}
+        what = f"first place reached is the code's own, {bench_metacontroller.HOLD_STEPS} steps, other legs' beginnings"
+        add(f"injected codes, {name}", values, "", what)
+    apart = {seed: total_variation(each.steered, each.left) for seed, each in injected.items()}
+    for name, key in (("distance", "distance"), ("its noise floor", "floor")):
+        values = {seed: each[key] for seed, each in apart.items()}
+        add(f"injected codes, total variation: {name}", values, "", "first places with the code and without")
+    bench_metacontroller.write_curve(folders)
+    return results
+
+
 def robustify(workers: int) -> list[dict]:
     """Policies from demos, each trained with all cores, then played from reset."""
     since, folders, results = time.perf_counter(), {}, []
@@ -316,7 +381,7 @@ def robustify(workers: int) -> list[dict]:
         goal = changes.get("goal", 100)
         games = {seed: bench_robustify.played(folder, goal, workers) for seed, folder in folders[agent].items()}
         finals = [bench_robustify.final(folder) for folder in folders[agent].values()]
-        steps, seconds = (sum(final[cost] for final in finals) for cost in ("steps", "wall_s"))
+        steps, upstream, seconds = (sum(final[cost] for final in finals) for cost in COSTS)
         trained = f"policy after {finals[0]['steps']:,} steps on {finals[0]['demos']} demos"
         chosen = "; ".join(
             f"seed {seed}: likeliest {game['trials'][True]:.2f}, drawn {game['trials'][False]:.2f}"
@@ -326,6 +391,8 @@ def robustify(workers: int) -> list[dict]:
         wanted = "key" if goal == 100 else f"{goal} points"
         for place, scores in (("first life", "first_life_scores"), ("whole game", "scores")):
             protocol = {"experiment": "robustify", "what": trained, "actions": chosen} | games[0]["protocol"]
+            if "begin_with" in changes:
+                protocol |= {"begins with": "the first key's policy", "self-imitation": changes["imitation"]}
             scored = {seed: np.array(game[scores], float) for seed, game in games.items()}
             won = {seed: (of_games >= goal).astype(float) for seed, of_games in scored.items()}
             for name, values, unit in (
@@ -333,7 +400,7 @@ def robustify(workers: int) -> list[dict]:
                 (f"{place.replace(' ', '-')} score (mean)", scored, "points"),
             ):
                 means = {seed: float(of_games.mean()) for seed, of_games in values.items()}
-                cost = {"wall_s": seconds}
+                cost = {"wall_s": seconds, "upstream_steps": upstream}
                 if len(seeds) == 1:  # no interval over seeds: over episodes
                     cost["interval"] = bootstrap_interval(values[seeds[0]])
                 name = f"Robustified, {agent}: {name}"
@@ -406,7 +473,8 @@ EXPERIMENTS = {
     "hundred_million": hundred_million,
     "open_loop": open_loop,
 }
-EXPERIMENTS |= {"pinpad": pinpad, "cloning": cloning, "robustify": robustify, "rnd": rnd, "ablations": ablations}
+EXPERIMENTS |= {"pinpad": pinpad, "cloning": cloning, "metacontroller": metacontroller}
+EXPERIMENTS |= {"robustify": robustify, "rnd": rnd, "ablations": ablations}
 
 
 def main() -> None:

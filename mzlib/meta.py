@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mzlib import runs, segments
+from mzlib.agc import Play
 from mzlib.backbone import BackboneConfig, MontezumaVLM, PinpadBackbone
 from mzlib.backbone.residuals import SequenceBatch, Sequences, action_logits, streams
 from mzlib.dataset import FrameCache, PinpadBatch, WindowDataset, cache_folder, evenly, training_demos
+from mzlib.demos import Demo
 from mzlib.discovery import look, match, play_through
 from mzlib.metacontroller import Controlled, Metacontroller, MetacontrollerConfig, annealed
 from mzlib.runs import Run, stage_main, train
@@ -154,6 +156,7 @@ class Upstream(NamedTuple):
     sha256: str  # of its weights
     training: Sequences
     unseen: Sequences  # windows side by side, none twice
+    demos: list[Demo | Play]  # of both; a sequence's number of its demo counts in these
 
 
 def upstream(config: MetaConfig, profile: str) -> Upstream:
@@ -177,7 +180,7 @@ def upstream(config: MetaConfig, profile: str) -> Upstream:
     unseen = WindowDataset(cache, aside, config.seq_len, noop_subsample=False, stride=config.seq_len)
     stream = streams(backbone, cache, runs.runs_root() / "cache" / "streams")
     sides = (Sequences(windows, stream, config.legs_only) for windows in (training, unseen))
-    return Upstream(backbone, about["sha256"], *sides)
+    return Upstream(backbone, about["sha256"], *sides, chosen)
 
 
 def rows_at(sequences: Sequences, size: int, step: int) -> np.ndarray:
@@ -198,7 +201,7 @@ def run(config: MetaConfig, run: Run) -> dict:
     if run.final is not None:
         return run.final
     runs.seed_everything(config.seed)
-    backbone, sha256, training, unseen = upstream(config, run.profile)
+    backbone, sha256, training, unseen, _ = upstream(config, run.profile)
     device = backbone.device
     metacontroller = Metacontroller(config.metacontroller(backbone.config.width)).to(device)
     read_out = nn.Linear(config.code_dim, 2).to(device)

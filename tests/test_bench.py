@@ -8,14 +8,16 @@ import torch
 
 from bench import human, speed, vector
 from bench import internal_rl as bench_internal_rl
+from bench import metacontroller as bench_metacontroller
 from bench import rnd as bench_rnd
 from bench.durability import drill, replay_the_best
 from bench.models import plain_forward, plain_scan, plain_unroll, recomputed_logits, unbound_scan
 from bench.speed import main
-from mzlib import agc
+from mzlib import agc, demos, meta, runs
 from mzlib.backbone import BackboneConfig, MontezumaVLM
 from mzlib.go_explore import GoExploreConfig, Search
 from mzlib.layers import linear_scan
+from mzlib.meta import MetaConfig
 from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
 from mzlib.policies import ActorCritic, ActorCriticConfig
 
@@ -170,3 +172,30 @@ def test_human_play_is_converted_as_the_plain_loop_does(tmp_path, monkeypatch):
     found = human.agc_speed(0.0, steps=40)
     assert {"agc_conversion_ratio", "agc_per_core_ratio", "agc_frames_per_s"} == found.keys()
     assert all(result["value"] > 0 for result in found.values())
+
+
+def test_a_metacontroller_is_measured_on_what_nothing_has_seen(small_pair, tmp_path, monkeypatch):
+    monkeypatch.setenv("MZ_RUNS", str(tmp_path))
+    backbone, about = small_pair[0], json.loads(small_pair[0].with_suffix(".json").read_text())
+    held_out = sorted({demo.seed for demo in demos.load(runs.data_dir("demos", "places", "plain.npz"))})[:3]
+    backbone.with_suffix(".json").write_text(json.dumps(about | {"held_out": held_out}))
+    tiny = {"backbone": str(backbone), "demos": "places", "demo_limit": 24, "seq_len": 96, "steps": 2}
+    config = MetaConfig(**tiny, device="cpu", workers=1, batch_size=2, code_dim=3, controller_rank=2)
+    monkeypatch.setattr(bench_metacontroller, "settings", lambda **changes: config)
+    monkeypatch.setattr(bench_metacontroller, "BACKBONE", backbone)
+    monkeypatch.setattr(bench_metacontroller, "STARTS", 20)
+    monkeypatch.setattr(bench_metacontroller, "REACH_STEPS", 3)
+    monkeypatch.setattr(bench_metacontroller, "HOLD_STEPS", 3)
+    monkeypatch.setattr(bench_metacontroller, "CONTROLLERS", {"rank": 2, "steps": 1})
+    monkeypatch.setattr(runs, "load_profile", lambda *_: {"meta": 0})
+    with runs.Run.open("03_metacontroller", "full", config, tmp_path / "meta", quiet=True) as run:
+        meta.run(config, run)
+    ground = bench_metacontroller.ground()
+    seeds = ground.ordinary.seeds(np.arange(len(ground.ordinary)))
+    assert set(seeds.tolist()) <= set(held_out)
+    assert 5 < len(ground.starts) <= 20
+    found = bench_metacontroller.openings(run.folder, ground)
+    assert found["matches"]["events"].keys() == {"switch", "random", "even", "actions"}
+    assert bench_metacontroller.supervised(ground).keys() == {"told the place", "left alone"}
+    injected = bench_metacontroller.injected(run.folder, ground)
+    assert 0 < len(injected.source) == len(injected.steered) <= 20
