@@ -361,7 +361,7 @@ def clean(demo: Demo, emulator: Emulator | None = None, names: Sequence[int] = (
 
 def upstream(which: str, profile: str) -> list[Demo]:
     """The demos a notebook builds on: "shipped" reads data/demos, "run" the best of the same profile's 05_go_explore
-    run.
+    run; or a demo file.
 
     FileNotFoundError if there are none, ValueError for another word; never the one in place of the other.
     """
@@ -377,7 +377,9 @@ def upstream(which: str, profile: str) -> list[Demo]:
                 f"demos='run': runs/{profile}/05_go_explore has no best.npz; run that notebook first"
             )
         return load(path)
-    raise ValueError(f"demos={which!r}: use 'shipped' or 'run'")
+    if which.endswith(".npz"):
+        return load(which)
+    raise ValueError(f"demos={which!r}: use 'shipped', 'run' or a .npz file")
 
 
 def recorded() -> list[Demo]:

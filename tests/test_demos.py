@@ -338,5 +338,7 @@ def test_upstream_is_never_another_than_asked(tmp_path, monkeypatch):
     assert len(demos.upstream("shipped", "quick")) > 0
     with pytest.raises(FileNotFoundError, match="run that notebook first"):
         demos.upstream("run", "quick")
-    with pytest.raises(ValueError, match="use 'shipped' or 'run'"):
+    with pytest.raises(ValueError, match="use 'shipped', 'run' or a .npz file"):
         demos.upstream("mine", "quick")
+    file = data_dir("demos", "first_door.npz")
+    assert [demo.seed for demo in demos.upstream(str(file), "quick")] == [demo.seed for demo in demos.load(file)]
