@@ -22,6 +22,18 @@ AGENTS = {  # changes of the `full` profile, seeds
         {"goal": 400, "total_steps": 1_600_000, "begin_with": "data/weights/policy.safetensors", "imitation": 0.1},
         (0,),
     ),
+    "2,600 points": (
+        {
+            "goal": 2600,
+            "demos": "data/demos/far/points_2600.npz",
+            "demo_count": 4,
+            "total_steps": 2_400_000,
+            "begin_with": "data/weights/policy_key_and_door.safetensors",
+            "imitation": 0.1,
+            "reward_scale": 0.002,
+        },
+        (0,),
+    ),
 }
 DEMOS = 10  # columns of the curve
 ABLATIONS = {  # of the first key
@@ -96,6 +108,6 @@ def write_curve(folders: dict[str, dict[int, Path]]) -> None:
                 rows.append(kept | {f"earliest_{demo}": step for demo, step in enumerate(earliest)})
     runs.write_curve("robustify", rows)
     for agent, seeds in folders.items():
-        name = "policy" if agent == FIRST_KEY else f"policy_{agent.replace(' ', '_')}"
+        name = "policy" if agent == FIRST_KEY else f"policy_{agent.replace(',', '').replace(' ', '_')}"
         for suffix in (".safetensors", ".json"):
             shutil.copy(seeds[0] / f"policy{suffix}", runs.data_dir("weights", name + suffix))

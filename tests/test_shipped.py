@@ -84,13 +84,22 @@ def test_the_grid_worlds_switch_opens_at_changes_of_subgoal():
     assert found["kl"] == pytest.approx(stored["Grid world: KL an episode"], rel=0.2)
 
 
-def test_the_policy_takes_the_key_from_reset():
-    make = partial(ActorCriticPolicy, data_dir("weights", "policy.safetensors"))
-    protocol = EvaluationProtocol(episodes=8, max_frames=1_200)
-    played = evaluate(make, protocol, workers=1)
-    stored = {record["name"]: record for record in runs.read_results()["robustify"]}
-    assert stored["Robustified, first key: key in the first life"]["per_seed"]["0"] > 0.9
-    assert sum(played["first_life_keys"]) >= 7
+@pytest.mark.parametrize(("weights", "wanted"), [("policy", "key"), ("policy_key_and_door", "400 points")])
+def test_a_policy_does_from_reset_what_its_record_says(weights, wanted):
+    stored = {record["name"]: record["per_seed"]["0"] for record in runs.read_results()["robustify"]}
+    agent = "first key" if weights == "policy" else "key and door"
+    assert stored[f"Robustified, {agent}: {wanted} in the first life"] > 0.9
+    make = partial(ActorCriticPolicy, data_dir("weights", f"{weights}.safetensors"), greedy=True)
+    played = evaluate(make, EvaluationProtocol(episodes=8, max_frames=1_600), workers=1)
+    points = 100 if wanted == "key" else 400
+    assert sum(score >= points for score in played["first_life_scores"]) >= 7
+
+
+def test_the_ways_to_2600_points():
+    far = demos.load(data_dir("demos", "far", "points_2600.npz"))
+    assert [demo.score for demo in far] == [2600] * 5
+    assert len({demo.seed for demo in far}) == 5
+    demos.verify(min(far, key=len))
 
 
 def test_the_policys_rollouts_are_many_different_and_replay():
