@@ -9,7 +9,7 @@ pinpad       the grid world of notebook 00: switch, codes and internal RL, three
 metacontroller  notebook 03: three seeds, openings against two truths, what codes tell, and whether they steer
 cloning      the backbone of notebook 02 in four variants: held-out steps, acting from reset, free runs, probes
 ablations    robustify with one thing changed: 3 seeds each, shorter
-robustify    ten demos of the first key (3 seeds), of key and door, four of 2,600 points; 200 episodes from reset each
+robustify    ten demos of the first key (3 seeds), of key and door, six of 2,500 points; 200 episodes from reset each
 rnd          PPO + RND, profile full: scores and rooms from reset, the prediction error by room; resumes its run
 open_loop    the best demo's actions, to the key and to the door, played from reset under sticky actions, 200 episodes
 """

@@ -22,12 +22,12 @@ AGENTS = {  # changes of the `full` profile, seeds
         {"goal": 400, "total_steps": 1_600_000, "begin_with": "data/weights/policy.safetensors", "imitation": 0.1},
         (0,),
     ),
-    "2,600 points": (
+    "2,500 points": (
         {
-            "goal": 2600,
-            "demos": "data/demos/far/points_2600.npz",
-            "demo_count": 4,
-            "total_steps": 2_400_000,
+            "goal": 2500,
+            "demos": "data/demos/far/points_2500.npz",
+            "demo_count": 6,
+            "total_steps": 2_000_000,
             "begin_with": "data/weights/policy_key_and_door.safetensors",
             "imitation": 0.1,
             "reward_scale": 0.002,
