@@ -193,10 +193,12 @@ def open_loop(workers: int) -> list[dict]:
                 (f"{place.replace(' ', '-')} score (mean)", scored, "points"),
                 (f"{points} points in the {place}", (scored >= points).astype(float), ""),
             ):
-                cost = {"steps": played["steps"], "interval": bootstrap_interval(values), "per_seed": {}}
-                values = {protocol.first_seed: float(values.mean())}
                 about = {"experiment": "open_loop"} | described
-                found.append(record(f"Open-loop {label}: {name}", values, unit, about, 0, since, **cost))
+                mean, interval = {protocol.first_seed: float(values.mean())}, bootstrap_interval(values)
+                found.append(
+                    record(f"Open-loop {label}: {name}", mean, unit, about, played["steps"], since)
+                    | {"interval": interval, "per_seed": {}}
+                )
     return found
 
 
