@@ -84,14 +84,18 @@ def test_the_grid_worlds_switch_opens_at_changes_of_subgoal():
     assert found["kl"] == pytest.approx(stored["Grid world: KL an episode"], rel=0.2)
 
 
-@pytest.mark.parametrize(("weights", "wanted"), [("policy", "key"), ("policy_key_and_door", "400 points")])
-def test_a_policy_does_from_reset_what_its_record_says(weights, wanted):
+@pytest.mark.parametrize(
+    ("weights", "record", "points", "greedy", "max_frames"),
+    [
+        ("policy", "Robustified, first key: key in the first life", 100, False, 1_200),
+        ("policy_key_and_door", "Robustified, key and door: 400 points in the first life", 400, True, 1_600),
+    ],
+)
+def test_a_policy_does_from_reset_what_its_record_says(weights, record, points, greedy, max_frames):
     stored = {record["name"]: record["per_seed"]["0"] for record in runs.read_results()["robustify"]}
-    agent = "first key" if weights == "policy" else "key and door"
-    assert stored[f"Robustified, {agent}: {wanted} in the first life"] > 0.9
-    make = partial(ActorCriticPolicy, data_dir("weights", f"{weights}.safetensors"), greedy=True)
-    played = evaluate(make, EvaluationProtocol(episodes=8, max_frames=1_600), workers=1)
-    points = 100 if wanted == "key" else 400
+    assert stored[record] > 0.9
+    make = partial(ActorCriticPolicy, data_dir("weights", f"{weights}.safetensors"), greedy=greedy)
+    played = evaluate(make, EvaluationProtocol(episodes=8, max_frames=max_frames), workers=1)
     assert sum(score >= points for score in played["first_life_scores"]) >= 7
 
 
