@@ -2,7 +2,6 @@
 how it acts from reset, runs free from other starts, and what of the goal can be read in it.
 """
 
-import json
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -19,7 +18,7 @@ from mzlib.backbone import BackboneConfig, MontezumaVLM
 from mzlib.bc import BCConfig, ClonePolicy
 from mzlib.dataset import FrameCache, WindowDataset, split_by_seed
 from mzlib.evaluate import EVALUATION_SEED, SELECTION_SEED, EvaluationProtocol, Observation, evaluate
-from mzlib.places import GOALS
+from mzlib.places import GOALS, goal_at
 from mzlib.probes import probe_accuracy
 from mzlib.runs import Run
 
@@ -87,7 +86,8 @@ def free_run(weights: Path, starts: list[tuple[demos.Demo, int]]) -> list[list[i
             facts, first = emulator.facts, False
             if facts.dying or facts.lives < lives:
                 break
-            seen += [g for g, place in enumerate(GOALS) if place.holds(facts.room, facts.x, facts.y)][:1]
+            goal = goal_at(facts.room, facts.x, facts.y)
+            seen += [goal] if goal >= 0 else []
         visited.append([goal for goal, _ in groupby(seen)])
     return visited
 
@@ -196,8 +196,3 @@ def probes(folder: Path, draws: int = 3) -> dict:
             by_age[-1].append(probe_accuracy(train.stream[middle], train.goals, held, test.goals[some]))
         chance.append(float((test.goals == train.goals.mode().values).float().mean()))
     return {"by_layer": by_layer, "by_age": by_age, "chance": chance, "steps": len(test.goals)}
-
-
-def final(folder: Path) -> dict:
-    """A run's final.json."""
-    return json.loads((folder / "final.json").read_text())

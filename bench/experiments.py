@@ -7,6 +7,7 @@ other_games  pitfall and private_eye with downscaled cells: 3 seeds of 1 M steps
 hundred_million  one search of 100 M steps, its score verified by replay
 pinpad       the grid world of notebook 00: switch, codes and internal RL, three seeds
 metacontroller  notebook 03: three seeds, openings against two truths, what codes tell, and whether they steer
+internal_rl  notebook 04: reinforcement over codes and its rivals on two held-out tasks, three seeds each
 cloning      the backbone of notebook 02 in four variants: held-out steps, acting from reset, free runs, probes
 ablations    robustify with one thing changed: 3 seeds each, shorter
 robustify    ten demos of the first key (3 seeds), of key and door, six of 2,500 points; 200 episodes from reset each
@@ -27,6 +28,7 @@ import numpy as np
 
 from bench import cloning as bench_cloning
 from bench import metacontroller as bench_metacontroller
+from bench import reinforcement
 from bench import rnd as bench_rnd
 from bench import robustify as bench_robustify
 from bench.exploring import step_costs
@@ -249,7 +251,7 @@ def share(values: list[bool]) -> tuple[float, list[float]]:
 
 def cloning_predicts(variant: str, folder: Path, since: float) -> list[dict]:
     """What one variant predicts on held-out demos."""
-    final, epochs = bench_cloning.final(folder), bench_cloning.settings(**bench_cloning.VARIANTS[variant]).epochs
+    final, epochs = runs.read_final(folder), bench_cloning.settings(**bench_cloning.VARIANTS[variant]).epochs
     protocol = {"what": f"{variant}; demos of search seeds held out", "windows": final["windows"], "epochs": epochs}
     protocol["gradient steps"] = final["steps"]
     wanted = (("NLL", "nll", "nats"), ("accuracy", "accuracy", ""))
@@ -295,7 +297,7 @@ def cloning(workers: int) -> list[dict]:
     variant = bench_cloning.WITH_ROLLOUTS
     results += cloning_acts(variant, folders[variant], workers, since, upstream)
     results += [row for variant, place in folders.items() for row in cloning_predicts(variant, place, since)]
-    final = bench_cloning.final(folder)
+    final = runs.read_final(folder)
     unseen = {"experiment": "cloning", "what": "demos of search seeds held out"}
     for label, key in (("the previous action", "previous"), ("the commonest action", "majority")):
         results.append(record(f"Accuracy of {label} alone", {0: final[key]}, "", dict(unseen), 0, since))
@@ -324,7 +326,7 @@ def metacontroller(workers: int) -> list[dict]:
     found = {seed: bench_metacontroller.openings(folder, ground) for seed, folder in folders.items()}
     injected = {seed: bench_metacontroller.injected(folder, ground) for seed, folder in folders.items()}
     told = bench_metacontroller.supervised(ground)
-    finals = [bench_metacontroller.final(folder) for folder in folders.values()]
+    finals = [runs.read_final(folder) for folder in folders.values()]
     cost = {"steps": 0, "wall_s": sum(final["wall_s"] for final in finals)}
     looks = {seed: own["look"] for seed, own in found.items()}
     trained = {"windows": finals[0]["windows"], "gradient steps": bench_metacontroller.settings().steps}
@@ -375,6 +377,35 @@ def metacontroller(workers: int) -> list[dict]:
     return results
 
 
+def internal_rl(workers: int) -> list[dict]:
+    """Agents on tasks that no walk shows, trained one after the other; what is stored of others is kept."""
+    since, folders, results = time.perf_counter(), {}, []
+    reset = f"one life of at most {reinforcement.settings().max_steps} steps, sticky 0.25, begun where a walk arrives"
+    for task, places in reinforcement.TASKS.items():
+        common = {"experiment": "internal_rl", "task": task, "begins and ends": reset}
+        for agent, changes in reinforcement.UNTRAINED.items():
+            own = reinforcement.won(None, places=places, **changes)
+            interval = bootstrap_interval(own)
+            name = f"Unseen way over {task}, {agent}: success"
+            protocol = common | {"episodes": len(own)}
+            results.append(record(name, {0: own.mean()}, "", protocol, 0, since, interval=interval))
+        for agent, changes in reinforcement.AGENTS.items():
+            tried = reinforcement.tuned(agent, places)
+            chosen = changes | {"places": places, "learning_rate": max(tried, key=tried.get)}
+            runs_of = {seed: reinforcement.trained(seed=seed, **chosen) for seed in reinforcement.SEEDS}
+            folders[task, agent] = runs_of
+            own = {seed: reinforcement.won(folder, **chosen).mean() for seed, folder in runs_of.items()}
+            finals = [runs.read_final(folder) for folder in runs_of.values()]
+            steps, upstream, seconds = (sum(final[cost] for final in finals) for cost in COSTS)
+            trials = ", ".join(f"{rate:g}: {success:.3f}" for rate, success in tried.items())
+            protocol = common | {"episodes": reinforcement.EPISODES, "learning rates tried, selection seeds": trials}
+            cost = {"wall_s": seconds, "upstream_steps": upstream}
+            name = f"Unseen way over {task}, {agent}: success"
+            results.append(record(name, own, "", protocol, steps, since, **cost))
+    reinforcement.write_curve(folders)
+    return results
+
+
 def robustify(workers: int) -> list[dict]:
     """Policies from demos, each trained with all cores, then played from reset."""
     since, folders, results = time.perf_counter(), {}, []
@@ -382,7 +413,7 @@ def robustify(workers: int) -> list[dict]:
         folders[agent] = {seed: bench_robustify.train(changes, seed, workers) for seed in seeds}
         goal = changes.get("goal", 100)
         games = {seed: bench_robustify.played(folder, goal, workers) for seed, folder in folders[agent].items()}
-        finals = [bench_robustify.final(folder) for folder in folders[agent].values()]
+        finals = [runs.read_final(folder) for folder in folders[agent].values()]
         steps, upstream, seconds = (sum(final[cost] for final in finals) for cost in COSTS)
         trained = f"policy after {finals[0]['steps']:,} steps on {finals[0]['demos']} demos"
         chosen = "; ".join(
@@ -419,7 +450,7 @@ def ablations(workers: int) -> list[dict]:
         changes = changes | {"total_steps": bench_robustify.ABLATION_STEPS}
         folders = {seed: bench_robustify.train(changes, seed, workers) for seed in range(3)}
         found = {seed: bench_robustify.ablation(folder) for seed, folder in folders.items()}
-        finals = [bench_robustify.final(folder) for folder in folders.values()]
+        finals = [runs.read_final(folder) for folder in folders.values()]
         steps, seconds = (sum(final[cost] for final in finals) for cost in ("steps", "wall_s"))
         for label, key, unit, what in (
             ("starts back at reset", "steps", "steps", f"{bench_robustify.ABLATION_STEPS:,} if never"),
@@ -446,7 +477,7 @@ def rnd(workers: int) -> list[dict]:
     """One training of PPO + RND; what is there of it is taken as it is."""
     since, seed = time.perf_counter(), 0
     folder = bench_rnd.train(seed, workers)
-    final = bench_rnd.final(folder)
+    final = runs.read_final(folder)
     runs.write_curve("rnd", bench_rnd.learning_curve(seed, folder))
     runs.write_curve("rnd_rooms", bench_rnd.room_curve(seed, folder))
     runs.write_curve("rnd_way", bench_rnd.way_curve(seed, folder))
@@ -476,6 +507,7 @@ EXPERIMENTS = {
     "open_loop": open_loop,
 }
 EXPERIMENTS |= {"pinpad": pinpad, "cloning": cloning, "metacontroller": metacontroller}
+EXPERIMENTS["internal_rl"] = internal_rl
 EXPERIMENTS |= {"robustify": robustify, "rnd": rnd, "ablations": ablations}
 
 

@@ -1,7 +1,6 @@
 """Notebook 03's results: metacontrollers on the shipped backbone. Do their openings match truths that training never
 sees, what do the codes tell, and do they steer?"""
 
-import json
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -25,12 +24,12 @@ ORDINARY = ("first_key", "first_door")  # demos that name no goals
 STARTS = 200  # situations, each where a held-out leg begins
 REACH_STEPS, HOLD_STEPS = 80, 60
 CONTROLLERS = {"rank": 16, "steps": 400, "lr": 3e-3}
-BACKBONE = data_dir("weights", "backbone.safetensors")
+BACKBONE = data_dir("weights", "backbone_places.safetensors")
 
 
 def settings(**changes) -> meta.MetaConfig:
-    """The `full` profile with changes, on the shipped backbone and the CPU, one process."""
-    profile = runs.load_profile("full", "03_metacontroller") | {"backbone": "shipped", "device": "cpu", "workers": 1}
+    """The `full` profile with changes, on the CPU, one process."""
+    profile = runs.load_profile("full", "03_metacontroller") | {"device": "cpu", "workers": 1}
     return runs.config_from(meta.MetaConfig, profile | changes)
 
 
@@ -129,11 +128,6 @@ def injected(folder: Path, ground: Ground) -> Injected:
             sources.append(rng.choice(fit))
     codes, goals = legs.code[sources], legs.goal[sources]
     return interventions.inject(BACKBONE, metacontroller, codes, goals, starts, steps=HOLD_STEPS)
-
-
-def final(folder: Path) -> dict:
-    """A run's final.json."""
-    return json.loads((folder / "final.json").read_text())
 
 
 def write_curve(folders: dict[int, Path]) -> None:

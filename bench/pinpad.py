@@ -112,4 +112,4 @@ def everything(workers: int, baselines: tuple[str, ...] = ()) -> dict[str, list[
 
 def finals(folders: list[Path]) -> dict[int, dict]:
     """Every seed's final.json."""
-    return {seed: json.loads((folder / "final.json").read_text()) for seed, folder in zip(SEEDS, folders, strict=True)}
+    return {seed: runs.read_final(folder) for seed, folder in zip(SEEDS, folders, strict=True)}

@@ -1,7 +1,6 @@
 """PPO + RND: how well acting and emulation overlap, what share of the matmul peak the learner uses; and the stored
 results of notebook 07."""
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -179,8 +178,3 @@ def way_curve(seed: int, folder: Path) -> list[dict]:
         {"seed": seed, "step": step, "room": facts(ram).room, "error": f"{error:.5g}"}
         for step, (ram, error) in enumerate(zip(way.ram, errors.tolist(), strict=True))
     ]
-
-
-def final(folder: Path) -> dict:
-    """A run's final.json."""
-    return json.loads((folder / "final.json").read_text())

@@ -1,6 +1,5 @@
 """Notebook 06's results: policies robustified from the shipped demos, played from reset on evaluation seeds."""
 
-import json
 import shutil
 from functools import partial
 from pathlib import Path
@@ -88,11 +87,6 @@ def mismatched_points() -> list[int]:
     settings = [{"seed": demo.seed, "noops": demo.noops, "sticky": demo.sticky} for demo in chosen]
     held = [demos.from_actions(d.actions, frames_per_action=1, **s) for d, s in zip(chosen, settings, strict=True)]
     return [demo.score for demo in held]
-
-
-def final(folder: Path) -> dict:
-    """A run's final.json."""
-    return json.loads((folder / "final.json").read_text())
 
 
 def write_curve(folders: dict[str, dict[int, Path]]) -> None:

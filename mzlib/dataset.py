@@ -199,7 +199,7 @@ def evenly(items: Sequence, count: int) -> list:
 
 def cache_folder(which: str, rollouts: bool = False, limit: int = 0, source: str = "demos") -> Path:
     """Where the frames of `training_demos` are kept."""
-    name = which if source == "demos" else source
+    name = Path(which).stem if source == "demos" else source
     return runs_root() / "cache" / f"{name}{'+rollouts' * rollouts}-{limit}"
 
 

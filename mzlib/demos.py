@@ -18,7 +18,7 @@ import ale_py
 import numpy as np
 
 from mzlib.emulator import FRAMES_PER_ACTION, GAMES, NOOP, Emulator, rom_md5
-from mzlib.runs import atomic_path, data_dir, in_processes, runs_root
+from mzlib.runs import atomic_path, data_dir, given_path, in_processes, runs_root
 from mzlib.trajectory import ACTION_COUNT, Trajectory
 
 
@@ -378,7 +378,7 @@ def upstream(which: str, profile: str) -> list[Demo]:
             )
         return load(path)
     if which.endswith(".npz"):
-        return load(which)
+        return load(given_path(which))
     raise ValueError(f"demos={which!r}: use 'shipped', 'run' or a .npz file")
 
 

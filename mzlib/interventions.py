@@ -12,7 +12,7 @@ from mzlib.demos import Demo, start
 from mzlib.emulator import Emulator
 from mzlib.evaluate import Observation
 from mzlib.metacontroller import Metacontroller
-from mzlib.places import GOALS
+from mzlib.places import goal_at
 from mzlib.probes import SupervisedControllers
 from mzlib.steering import Control, ControlledPolicy, GoalControl, HeldCodes
 
@@ -112,7 +112,7 @@ def watched_until(situation: Start, memory: int) -> tuple[Emulator, list[np.ndar
 def at(emulator: Emulator) -> int:
     """The place of GOALS that she is at, or -1."""
     facts = emulator.facts
-    return next((g for g, place in enumerate(GOALS) if place.holds(facts.room, facts.x, facts.y)), -1)
+    return goal_at(facts.room, facts.x, facts.y)
 
 
 def reaches(weights: Path, controllers: SupervisedControllers | None, starts: Sequence[Start], steps: int = 100,

@@ -120,7 +120,7 @@ def test_the_curves_of_a_training(tmp_path, monkeypatch):
     assert {row["room"] for row in rooms if row["visited"]} == {1}
     way = bench_rnd.way_curve(0, folder)
     assert (way[0]["room"], way[-1]["step"]) == (1, 2_323)
-    assert bench_rnd.final(folder)["steps"] == 32
+    assert runs.read_final(folder)["steps"] == 32
 
 
 def test_a_kill_leaves_no_trace(capsys):

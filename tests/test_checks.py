@@ -69,6 +69,43 @@ WRONG = {
         lambda steps, chunk, patches: [t + patches for t in range(steps)],
         lambda steps, chunk, patches: [t + patches * ((t + 1) // chunk + 1) for t in range(steps)],
     ),
+    "03 hits": (
+        lambda opened, true, tolerance: sum(any(abs(o - t) <= tolerance for t in true) for o in opened),
+        lambda opened, true, tolerance: sum(any(abs(o - t) <= tolerance for o in opened) for t in true),
+        lambda opened, true, tolerance: len(set(opened) & set(true)),
+        lambda opened, true, tolerance: sum(
+            abs(o - t) <= tolerance for o, t in zip(sorted(opened), sorted(true), strict=False)
+        ),
+    ),
+    "03 information": (
+        lambda a, b: nats(a, b) / np.log(2),
+        lambda a, b: nats(a, a),
+        lambda a, b: float(np.mean([x == y for x, y in zip(a, b, strict=True)])),
+    ),
+    "03 hinge": (
+        lambda squares, valid, margin: max(0, np.mean([q for q, v in zip(squares, valid, strict=True) if v]) - margin),
+        lambda squares, valid, margin: np.mean([max(0, q - margin) for q in squares]),
+        lambda squares, valid, margin: (
+            sum(max(0, q - margin) * v for q, v in zip(squares, valid, strict=True)) / len(valid)
+        ),
+    ),
+    "04 normalised return": (
+        lambda returns: (np.array(returns) - np.mean(returns)).tolist(),
+        lambda returns: (np.array(returns) / (np.std(returns) + 1e-3)).tolist(),
+        lambda returns: ((np.array(returns) - np.mean(returns)) / (np.std(returns, ddof=1) + 1e-3)).tolist(),
+    ),
+    "04 option error": (
+        lambda rewards, value, after, gamma: sum(rewards) + gamma * after - value,
+        lambda rewards, value, after, gamma: (
+            sum(gamma**i * r for i, r in enumerate(rewards)) + gamma ** (len(rewards) - 1) * after - value
+        ),
+        lambda rewards, value, after, gamma: sum(gamma**i * r for i, r in enumerate(rewards)) + after - value,
+    ),
+    "04 clipped": (
+        lambda ratio, advantage, clip: ratio * advantage,
+        lambda ratio, advantage, clip: min(max(ratio, 1 - clip), 1 + clip) * advantage,
+        lambda ratio, advantage, clip: max(ratio * advantage, min(max(ratio, 1 - clip), 1 + clip) * advantage),
+    ),
     "05 cell": (
         lambda screen, width, height, depth: [0] * (width * height),
         lambda screen, width, height, depth: np.round(means(screen, width, height) * depth / 255).astype(int).ravel(),
@@ -139,6 +176,14 @@ def integrated(switches, proposals):
     for switch, proposal in zip(switches, proposals, strict=True):
         codes.append(switch * proposal + (1 - switch) * codes[-1])
     return codes[1:]
+
+
+def nats(a, b):
+    joint = dict.fromkeys(zip(a, b, strict=True), 0)
+    for pair in zip(a, b, strict=True):
+        joint[pair] += 1 / len(a)
+    first, second = ({x: labels.count(x) / len(labels) for x in labels} for labels in (list(a), list(b)))
+    return sum(p * np.log(p / first[x] / second[y]) for (x, y), p in joint.items())
 
 
 def discounted(rewards, ended, gamma):

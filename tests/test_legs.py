@@ -8,7 +8,7 @@ import pytest
 from mzlib import demos
 from mzlib.emulator import NOOP, Emulator
 from mzlib.go_explore import legs
-from mzlib.places import GOALS, HELD_OUT, KEY_AND_OUT, POST_TRAINING_TASKS
+from mzlib.places import GOALS, HELD_OUT, KEY_AND_OUT, POST_TRAINING_TASKS, goal_at
 from mzlib.runs import data_dir
 
 SHIPPED = sorted(data_dir("demos", "places").glob("*.npz"))
@@ -19,31 +19,33 @@ def ends_of_legs(demo: demos.Demo) -> list[int]:
     return np.flatnonzero((np.diff(demo.goals, append=-2) != 0) & (demo.goals >= 0)).tolist()
 
 
+def successions(aims: list[int]) -> set[tuple[int, int, int]]:
+    """Three places one after the other, all of them."""
+    return set(zip(aims, aims[1:], aims[2:], strict=False))
+
+
 @pytest.mark.parametrize("sticky", [0.0, 0.25])
-def test_ways_lead_where_they_say_and_no_shorter_way_was_passed_over(sticky):
+def test_ways_lead_to_neighbours_and_through_no_third_place(sticky):
     emulator = Emulator(seed=3, sticky=sticky)
     emulator.wait(5)
     state = emulator.save_state(include_rng=sticky > 0)
     found = legs.ways(emulator, limit=400)
-    assert len(found) >= 5
-    lengths = {}
-    for goal, (actions, passed) in found.items():
-        assert goal in passed
+    lengths = {GOALS[goal].name: len(actions) for goal, actions in found.items()}
+    doors = {"left door", "right door"}
+    assert doors | {"middle ladder, bottom"} <= lengths.keys() <= doors | {"middle ladder, bottom", "rope"}
+    for goal, actions in found.items():
         emulator.load_state(state)
         visited = []
         for action in actions:
             emulator.step(action)
             facts = emulator.facts
-            visited.append(GOALS[goal].holds(facts.room, facts.x, facts.y))
-        assert visited[-1], GOALS[goal].name
+            visited.append(goal_at(facts.room, facts.x, facts.y))
+        assert visited[-1] == goal, GOALS[goal].name
+        assert set(visited) <= {-1, 0, goal}, "on the way only where it began"
         assert facts.lives == 5
         assert not facts.dying
-        lengths[GOALS[goal].name] = len(actions)
     if not sticky:
-        passed = {GOALS[goal].name: {GOALS[other].name for other in way.passed} for goal, way in found.items()}
-        assert lengths["middle ladder, bottom"] < lengths["rope"], "the rope lies beyond the ladder"
-        assert passed["right ladder, bottom"] == {"rope", "right platform", "right ladder, bottom"}
-        assert passed["rope"] == {"rope"}, "a jump off the start platform"
+        assert lengths["middle ladder, bottom"] < lengths["rope"] < lengths["left door"]
 
 
 def test_a_fall_is_no_arrival():
@@ -64,13 +66,11 @@ def test_a_tree_of_trajectories_replays_from_the_start(monkeypatch):
     begin = legs.root(40_000, 0.0)
     grown = legs.grow(begin, legs.at_end(begin), np.random.default_rng(0))
     assert grown
-    first = legs.ways(legs.at_end(begin))
     for demo in grown:
         assert (demo.goals[: len(begin)] == -1).all()
         aims = demo.goals[ends_of_legs(demo)].tolist()
-        assert 2 <= len(aims) <= 3
-        assert not set(zip(aims, aims[1:], strict=False)) & HELD_OUT
-        assert aims[1] not in first or aims[0] not in first[aims[1]].passed, "the second leg is no part of one way"
+        assert len(aims) == 3
+        assert not successions(aims) & HELD_OUT
         assert legs.arrives(demo)
     demo = grown[0]
     assert not legs.arrives(replace(demo, actions=np.where(demo.goals >= 0, NOOP, demo.actions)))
@@ -81,16 +81,18 @@ def test_a_tree_of_trajectories_replays_from_the_start(monkeypatch):
 def test_the_shipped_places_data(path):
     loaded = demos.load(path)
     aims = [demo.goals[ends_of_legs(demo)].tolist() for demo in loaded]
-    assert all(2 <= len(goals) <= 4 for goals in aims)
+    assert all(3 <= len(goals) <= 8 for goals in aims)
+    shown = set().union(*map(successions, aims))
+    assert not shown & HELD_OUT
     pairs = {pair for goals in aims for pair in zip(goals, goals[1:], strict=False)}
-    assert not pairs & HELD_OUT
+    assert all({(a, b), (b, c)} <= pairs for a, b, c in HELD_OUT), "each leg of them is shown"
     assert len({goal for goals in aims for goal in goals}) >= 10
     for demo in loaded[:: max(len(loaded) // 4, 1)]:
         assert legs.arrives(demo)
 
 
 def test_what_is_held_out():
-    assert set(HELD_OUT) == set(zip(KEY_AND_OUT, KEY_AND_OUT[1:], strict=False))
+    assert successions(list(KEY_AND_OUT)) >= HELD_OUT
     for task in POST_TRAINING_TASKS:
         assert all(0 <= goal < len(GOALS) for goal in task)
-        assert set(zip(task, task[1:], strict=False)) & HELD_OUT
+        assert successions(list(task)) & HELD_OUT

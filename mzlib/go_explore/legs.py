@@ -1,10 +1,11 @@
-"""Make the places data set: from many states, the shortest clean ways to named places, chained leg after leg.
+"""Make the places data set: from many states, the shortest clean ways to neighbouring places, chained leg after leg.
 
     python -m mzlib.go_explore.legs --out data/demos/places/plain.npz --roots 40 --first-seed 40000
 
 A root is a cut of a shipped demo. From it, and then from wherever a leg ended, a breadth-first search over positions
-finds the ways to all places within reach; a few of them are cleaned and followed on. So the trajectories of one root
-are the paths of a tree, and share its seed. It is resumable: every root done waits in runs/legs/.
+finds the ways to the next places in every direction; a few of them are cleaned and followed on. So the trajectories of
+one root are the paths of a tree, and share its seed. No leg leads through a third place: where to turn is decided at
+places only, leg by leg. It is resumable: every root done waits in runs/legs/.
 """
 
 import argparse
@@ -22,15 +23,17 @@ import numpy as np
 from mzlib import demos
 from mzlib.demos import Demo
 from mzlib.emulator import ACTIONS, NOOP, Emulator, Facts
-from mzlib.places import GOALS, HELD_OUT
+from mzlib.places import GOALS, HELD_OUT, SUPPORTS, goal_at
 from mzlib.runs import data_dir, progress, runs_root
 
 MOVES = [ACTIONS.index(name) for name in ("NOOP", "UP", "RIGHT", "LEFT", "DOWN", "FIRE", "RIGHTFIRE", "LEFTFIRE")]
+IN_THE_AIR = MOVES[:2] + MOVES[4:5]  # all that a jump or a fall leaves to choose: to catch a ladder, or not
 SKULL_ADDRESS, SKULL_ROOM, SKULL_HEIGHT = 47, 1, 165  # its place matters to who is on the floor
+GRAIN = (2, 3)  # pixels of x and y in a cell
 SAFE_STEPS = 10  # of doing nothing that an arrival has to survive
-SHORTEST_LEG = 8  # steps
+SHORTEST_LEG, LEAST_LEGS = 4, 3  # steps; legs of a trajectory
 FEW_FRAMES = 4  # of the last action after a restore; the few ways that this gets wrong don't arrive in the replay
-BRANCHES = (3, 2, 2, 9)  # ways followed from a root, and from the end of each leg
+BRANCHES = (3, 3, 2, 2, 2, 1, 1, 1)  # ways followed from a root, and from the end of each leg
 PER_STEP = ("actions", "rewards", "goals")
 SOURCES = {0.0: ("first_key", "first_door"), 0.25: ("first_key_sticky", "first_door_sticky")}
 
@@ -41,22 +44,15 @@ class Node(NamedTuple):
     state: bytes
     parent: int
     action: int
-    goals: frozenset[int]  # whose places hold it
+    in_the_air: bool
 
 
-class Way(NamedTuple):
-    """How to get somewhere."""
-
-    actions: list[int]
-    passed: frozenset[int]  # goals whose places lie on it, its own included
-
-
-def cell(emulator: Emulator, grain: int) -> tuple:
-    """What the search takes for the same state: the position to `grain` pixels, keys, the skull to 16 pixels."""
+def cell(emulator: Emulator) -> tuple:
+    """What the search takes for the same state: the position (where she jumps from matters most), keys, the skull."""
     facts = emulator.facts
     below = facts.room == SKULL_ROOM and facts.y < SKULL_HEIGHT
     skull = int(emulator.ram[SKULL_ADDRESS]) // 16 if below else -1
-    return facts.room, facts.x // grain, facts.y // grain, facts.keys, skull
+    return facts.room, facts.x // GRAIN[0], facts.y // GRAIN[1], facts.keys, skull
 
 
 def settled(emulator: Emulator, before: Facts) -> bool:
@@ -70,51 +66,56 @@ def settled(emulator: Emulator, before: Facts) -> bool:
     return True
 
 
-def ways(emulator: Emulator, limit: int = 900, grain: int = 3) -> dict[int, Way]:
-    """Shortest ways from where the emulator is to the places of GOALS within reach.
+def ways(emulator: Emulator, limit: int = 1_200) -> dict[int, list[int]]:
+    """Shortest ways from where the emulator is to the neighbouring places of GOALS, as actions; none through a third
+    place.
 
     Breadth first over cells, at most `limit`. Of equally short ways the one that goes on as before is taken, then in
     the order of MOVES: what to do follows from where she is and where she goes. No way loses a life.
     """
     rng_too, begin = emulator.sticky > 0, emulator.facts
-    nodes, seen, found = [Node(emulator.save_state(rng_too), -1, NOOP, frozenset())], {cell(emulator, grain)}, {}
+    nodes, seen, found = [Node(emulator.save_state(rng_too), -1, NOOP, False)], {cell(emulator)}, {}
+    own = goal_at(begin.room, begin.x, begin.y)
     queue = deque([0])
-    while queue and len(nodes) < limit and len(found) < len(GOALS):
+    while queue and len(nodes) < limit:
         parent = queue.popleft()
-        last = nodes[parent].action
-        for action in [last, *(move for move in MOVES if move != last)]:
+        last, moves = nodes[parent].action, IN_THE_AIR if nodes[parent].in_the_air else MOVES
+        for action in [last, *(move for move in moves if move != last)]:
             emulator.load_state(nodes[parent].state, FEW_FRAMES)
             emulator.step(action)
             facts = emulator.facts
-            if facts.dying or facts.lives < begin.lives or (key := cell(emulator, grain)) in seen:
+            if facts.dying or facts.lives < begin.lives or (key := cell(emulator)) in seen:
                 continue
             seen.add(key)
-            here = frozenset(g for g, place in enumerate(GOALS) if place.holds(facts.room, facts.x, facts.y))
-            nodes.append(Node(emulator.save_state(rng_too), parent, action, here))
-            queue.append(len(nodes) - 1)
-            for goal in here - found.keys():
-                if settled(emulator, begin):
-                    found[goal] = len(nodes) - 1
+            held = any(support.holds(facts.room, facts.x, facts.y) for support in SUPPORTS)
+            nodes.append(Node(emulator.save_state(rng_too), parent, action, not held))
+            goal = goal_at(facts.room, facts.x, facts.y)
+            if goal in (-1, own):
+                queue.append(len(nodes) - 1)
+            elif goal not in found and settled(emulator, begin):
+                found[goal] = len(nodes) - 1
+            elif goal not in found:  # in the air over it
+                queue.append(len(nodes) - 1)
     return {goal: way_to(nodes, end) for goal, end in found.items()}
 
 
-def way_to(nodes: list[Node], end: int) -> Way:
-    """The way from the first node to node `end`."""
-    actions, passed = [], frozenset()
+def way_to(nodes: list[Node], end: int) -> list[int]:
+    """The actions from the first node to node `end`."""
+    actions = []
     while end > 0:
         actions.append(nodes[end].action)
-        passed |= nodes[end].goals
         end = nodes[end].parent
-    return Way(actions[::-1], passed)
+    return actions[::-1]
 
 
 def root(seed: int, sticky: float) -> Demo:
-    """A shipped demo cut at a random step where she is safe, each of its moves by its simplest name."""
+    """A shipped demo cut at a random step where she is safe, early ones more often (from the start platform many ways
+    end at a door), each of its moves by its simplest name."""
     rng = np.random.default_rng(seed)
     sources = [demo for name in SOURCES[sticky] for demo in demos.load(data_dir("demos") / f"{name}.npz")]
     while True:
         demo = sources[rng.integers(len(sources))]
-        steps = int(rng.integers(len(demo) + 1))
+        steps = int(rng.random() ** 2 * (len(demo) + 1))
         cut = replace(demo, actions=demo.actions[:steps], rewards=demo.rewards[:steps], goals=np.full(steps, -1))
         emulator = at_end(cut)
         begin = emulator.facts
@@ -130,33 +131,27 @@ def at_end(demo: Demo) -> Emulator:
     return emulator
 
 
-def grow(
-    demo: Demo, emulator: Emulator, rng: np.random.Generator, depth: int = 0, beyond: frozenset[int] = frozenset()
-) -> list[Demo]:
-    """All trajectories that go on from the end of `demo`, where `emulator` is; the last of its `depth` legs is the last
-    goal's.
+def grow(demo: Demo, emulator: Emulator, rng: np.random.Generator, aims: tuple[int, ...] = ()) -> list[Demo]:
+    """All trajectories that go on from the end of `demo`, where `emulator` is; its legs so far led to `aims`.
 
-    beyond: goals to which the way from where that leg began leads through its place. None of them comes next: two legs
-    that look like one on to the farther place have no change of goal that could be seen.
+    A trajectory ends where there is no choice, but for its first leg: what precedes that has no goal to change from.
     """
-    if depth == len(BRANCHES) or (depth >= 2 and rng.random() < 0.2):
-        return [demo]
     state = emulator.save_state(include_rng=demo.sticky > 0)
-    reachable, last = ways(emulator), demo.goals[-1] if depth else -1
-    long = [goal for goal, way in sorted(reachable.items()) if len(way.actions) >= SHORTEST_LEG]
-    fit = [goal for goal in long if (last, goal) not in HELD_OUT and goal not in beyond]
+    reachable = ways(emulator) if len(aims) < len(BRANCHES) else {}
+    shortest, choices = (SHORTEST_LEG, 2) if aims else (1, 1)
+    fit = [goal for goal, way in sorted(reachable.items()) if len(way) >= shortest]
+    fit = [goal for goal in fit if (*aims[-2:], goal) not in HELD_OUT]
     grown = []
-    for goal in rng.permutation(fit)[: BRANCHES[depth]].tolist():
-        leg = Demo(np.array(reachable[goal].actions, np.uint8), np.zeros(0), sticky=demo.sticky, state=state)
+    for goal in rng.permutation(fit)[: BRANCHES[len(aims)]].tolist() if len(fit) >= choices else []:
+        leg = Demo(np.array(reachable[goal], np.uint8), np.zeros(0), sticky=demo.sticky, state=state)
         leg = demos.clean(leg, emulator, MOVES)
         leg = replace(leg, goals=np.full(len(leg), goal))
         joined = {name: np.concatenate([getattr(demo, name), getattr(leg, name)]) for name in PER_STEP}
         emulator.load_state(state)
         for action in leg.actions.tolist():
             emulator.step(action)
-        farther = frozenset(other for other, way in reachable.items() if goal in way.passed) - {goal}
-        grown += grow(replace(demo, **joined), emulator, rng, depth + 1, farther)
-    return grown or [demo] * (depth >= 2)
+        grown += grow(replace(demo, **joined), emulator, rng, (*aims, goal))
+    return grown or [demo] * (len(aims) >= LEAST_LEGS)
 
 
 def arrives(demo: Demo) -> bool:

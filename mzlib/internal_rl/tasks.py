@@ -24,8 +24,8 @@ STARTS = 64  # states that a composition begins in, at most
 def arrivals(goal: int) -> list[tuple[Demo, int]]:
     """Where the places data arrives at a place of GOALS: demos and how many steps of them, no way twice."""
     found = {}
-    for name in ("plain", "sticky"):
-        for demo in demos.load(data_dir("demos", "places") / f"{name}.npz"):
+    for path in sorted(data_dir("demos", "places").glob("*.npz")):
+        for demo in demos.load(path):
             for end in np.flatnonzero((np.diff(demo.goals, append=-2) != 0) & (demo.goals == goal)) + 1:
                 found[demo.seed, demo.actions[:end].tobytes()] = demo, int(end)
     return list(found.values())

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -277,7 +276,7 @@ def first_policy(config: RobustifyConfig) -> tuple[ActorCritic, int]:
     sizes = ActorCriticConfig(config.recurrent)
     if not config.begin_with:
         return ActorCritic(sizes), 0
-    policy, about = runs.load_weights(Path(config.begin_with), ActorCritic, ActorCriticConfig)
+    policy, about = runs.load_weights(runs.given_path(config.begin_with), ActorCritic, ActorCriticConfig)
     if policy.config != sizes:
         raise ValueError(f"begin_with={config.begin_with!r}: {policy.config}, wanted is {sizes}; set recurrent alike")
     return policy, about.get("environment_steps", 0)

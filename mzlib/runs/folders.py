@@ -33,6 +33,11 @@ def data_dir(*parts: str) -> Path:
     return REPO.joinpath("data", *parts)
 
 
+def given_path(text: str | Path) -> Path:
+    """A file that a setting names, relative to where we are or else to the checkout."""
+    return Path(text) if Path(text).exists() else REPO / text
+
+
 def runs_root() -> Path:
     """Where run folders live: the environment's MZ_RUNS, or `runs/` in the checkout."""
     return Path(os.environ.get("MZ_RUNS") or REPO / "runs").resolve()
@@ -295,6 +300,11 @@ def _let_go_in_child() -> None:
 
 if fcntl is not None:
     os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+def read_final(folder: Path) -> dict:
+    """A finished run's final.json."""
+    return json.loads((folder / "final.json").read_text())
 
 
 def read_metrics(path: Path) -> list[dict]:

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from .folders import atomic_path, data_dir, runs_root, write_json
+from .folders import atomic_path, data_dir, given_path, runs_root, write_json
 from .profiles import config_from
 
 
@@ -67,7 +67,7 @@ def upstream_weights(name: str, which: str, profile: str, notebook: str) -> Path
     elif which == "run":
         path, remedy = runs_root() / profile / notebook / f"{name}.safetensors", f"run {notebook} first"
     elif which.endswith(".safetensors"):
-        path, remedy = Path(which), "name another"
+        path, remedy = given_path(which), "name another"
     else:
         raise ValueError(f"{name}={which!r}: use 'shipped', 'run' or a .safetensors file")
     if not path.exists():

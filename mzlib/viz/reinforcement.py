@@ -1,0 +1,62 @@
+"""Figures of notebook 04: stored learning curves, and an episode's options over the rooms."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from mzlib.runs import read_curve
+from mzlib.viz.rooms import RoomMap
+from mzlib.viz.style import OKABE_ITO
+
+
+def curves_figure(bins: int = 24) -> Figure:
+    """Success over emulator steps, a panel a task: the median of the seeds bold, each seed thin, means of `bins`."""
+    rows = read_curve("internal_rl")
+    tasks, agents = (list(dict.fromkeys(row[name] for row in rows)) for name in ("task", "agent"))
+    figure, panels = plt.subplots(1, len(tasks), figsize=(5.5 * len(tasks), 3.4), sharey=True, squeeze=False)
+    longest = max(int(row["step"]) for row in rows)
+    middles = (np.arange(bins) + 0.5) * longest / bins / 1_000
+    for axes, task in zip(panels[0], tasks, strict=True):
+        for agent, colour in zip(agents, OKABE_ITO, strict=False):
+            own = [row for row in rows if (row["task"], row["agent"]) == (task, agent)]
+            seeds = [
+                means([row for row in own if row["seed"] == s], longest, bins) for s in {row["seed"] for row in own}
+            ]
+            for success in seeds:
+                axes.plot(middles, success, color=colour, lw=0.7, alpha=0.4)
+            if seeds:
+                axes.plot(middles, np.median(seeds, axis=0), color=colour, lw=2, label=agent)
+        axes.set(xlabel="thousand emulator steps", title=f"unseen way over {task}", ylim=(0, 1))
+    panels[0, 0].set(ylabel="success")
+    panels[0, 0].legend(fontsize=8)
+    return figure
+
+
+def means(rows: Sequence[dict[str, str]], longest: int, bins: int) -> np.ndarray:
+    """(bins,) success, the mean over the episodes that ended in each part of the training; NaN where none did."""
+    place = np.minimum([(int(row["step"]) - 1) * bins // longest for row in rows], bins - 1)
+    episodes, success = (np.array([float(row[name]) for row in rows]) for name in ("episodes", "success"))
+    ended = np.bincount(place, episodes, bins)
+    return np.divide(np.bincount(place, episodes * success, bins), ended, out=np.full(bins, np.nan), where=ended > 0)
+
+
+def options_figure(room_map: RoomMap, positions: Sequence[Sequence[int]], opened: Sequence[bool]) -> Figure:
+    """A way over the map, each option in a colour of its own and a dot where it begins.
+
+    positions: (t, 3) room, x, y after each step; opened: (t,) whether the switch was open before it.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 6.4 * room_map.picture.shape[0] / room_map.picture.shape[1]))
+    room_map.draw(axes, dim=0.45)
+    positions = np.array(positions)
+    known = np.isin(positions[:, 0], list(room_map.pictures))
+    begins = np.flatnonzero(np.asarray(opened) | (np.arange(len(positions)) == 0))
+    for number, (begin, end) in enumerate(zip(begins, [*begins[1:], len(positions)], strict=True)):
+        part = slice(max(begin - 1, 0), end)
+        way = positions[part][known[part]]
+        if len(way):
+            colour = OKABE_ITO[1 + number % (len(OKABE_ITO) - 1)]
+            room_map.draw_path(axes, *way.T, color=colour, lw=2)
+            axes.plot(*room_map.xy(*way[:1].T)[0], "o", color=colour, ms=6, mec="white")
+    return figure

@@ -1,0 +1,40 @@
+"""Figures of notebook 04: curves from stored rows, options over the map."""
+
+import numpy as np
+import pytest
+
+from mzlib.demos import load
+from mzlib.runs import data_dir
+from mzlib.viz import reinforcement
+from mzlib.viz.rooms import RoomMap, pictures_of_demos
+
+
+def rows(agent: str, seed: int, successes: list[float]) -> list[dict[str, str]]:
+    common = {"task": "three places", "agent": agent, "seed": str(seed), "episodes": "10", "options": "4"}
+    return [common | {"step": str(100 * (i + 1)), "success": str(s)} for i, s in enumerate(successes)]
+
+
+def test_curves_are_medians_of_seeds(monkeypatch):
+    stored = rows("codes", 0, [0, 0.2, 0.4, 0.6]) + rows("codes", 1, [0.2, 0.4, 0.6, 0.8]) + rows("raw", 0, [0] * 4)
+    monkeypatch.setattr(reinforcement, "read_curve", lambda name: stored)
+    figure = reinforcement.curves_figure(bins=2)
+    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines if line.get_linewidth() == 2}
+    assert lines["codes"] == pytest.approx([0.2, 0.6])
+    assert lines["raw"] == pytest.approx([0, 0])
+
+
+def test_means_weigh_by_episodes_and_leave_gaps():
+    own = rows("codes", 0, [1.0, 0.0])
+    own[0]["episodes"] = "30"
+    assert reinforcement.means(own, 400, 2)[0] == pytest.approx(0.75)
+    assert np.isnan(reinforcement.means(own, 400, 2)[1])
+
+
+def test_an_option_is_a_line_and_a_dot():
+    room_map = RoomMap(pictures_of_demos(load(data_dir("demos", "first_key.npz"))[:1]))
+    positions = [(1, 77 + i, 235) for i in range(6)] + [(23, 10, 10)]
+    figure = reinforcement.options_figure(room_map, positions, [True, False, False, True, False, False, False])
+    lines = figure.axes[0].lines
+    assert len(lines) == 4
+    assert lines[0].get_color() != lines[2].get_color()
+    assert lines[2].get_xdata()[0] == lines[0].get_xdata()[-1], "ways join"
