@@ -101,9 +101,11 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def weights_of(kind: str, named: str) -> Path:
-    """The weights file of an agent: data/weights' own, or the one named."""
-    return data_dir("weights", f"{kind}.safetensors") if named == "shipped" else Path(named)
+def weights_of(kind: str, named: str, steered: bool = False) -> Path:
+    """The weights file of an agent: data/weights' own, or the one named. steered: by codes, which have a backbone of
+    their own, cloned from walks between places."""
+    name = "backbone_places" if kind == "backbone" and steered else kind
+    return data_dir("weights", f"{name}.safetensors") if named == "shipped" else Path(named)
 
 
 def play(given: argparse.Namespace) -> dict:
@@ -120,7 +122,7 @@ def play(given: argparse.Namespace) -> dict:
     named = {kind: getattr(given, kind) for kind in CLONES}
     if any(named.values()):
         last = max(place for place, kind in enumerate(CLONES) if named[kind])
-        weights = [weights_of(kind, named[kind] or "shipped") for kind in CLONES[: last + 1]]
+        weights = [weights_of(kind, named[kind] or "shipped", last > 0) for kind in CLONES[: last + 1]]
         maker = (ClonePolicy, prior_policy, agent_policy)[last]
         return agent_plays(CLONES[last], partial(maker, *weights, **settings), weights[-1], given)
     if given.deterministic:

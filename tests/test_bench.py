@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import human, speed, vector
+from bench import human, reinforcement, speed, vector
 from bench import internal_rl as bench_internal_rl
 from bench import metacontroller as bench_metacontroller
 from bench import rnd as bench_rnd
@@ -16,6 +16,7 @@ from bench.speed import main
 from mzlib import agc, demos, meta, runs
 from mzlib.backbone import BackboneConfig, MontezumaVLM
 from mzlib.go_explore import GoExploreConfig, Search
+from mzlib.internal_rl import ReinforceConfig, tasks
 from mzlib.layers import linear_scan
 from mzlib.meta import MetaConfig
 from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
@@ -199,3 +200,27 @@ def test_a_metacontroller_is_measured_on_what_nothing_has_seen(small_pair, tmp_p
     assert bench_metacontroller.supervised(ground).keys() == {"told the place", "left alone"}
     injected = bench_metacontroller.injected(run.folder, ground)
     assert 0 < len(injected.source) == len(injected.steered) <= 20
+
+
+def test_reinforced_agents_are_played_from_their_weights(small_pair, tmp_path, monkeypatch):
+    monkeypatch.setenv("MZ_RUNS", str(tmp_path))
+    named = {"backbone": str(small_pair[0]), "metacontroller": str(small_pair[1])}
+    sizes = {"environments": 4, "rollout": 8, "max_steps": 9, "workers": 1, "policy_width": 16, "batch": 2}
+    shared = named | sizes | {"device": "cpu", "total_steps": 64, "minibatches": 2, "learning_rate": 0.1}
+    monkeypatch.setattr(reinforcement, "settings", lambda **changes: ReinforceConfig(**shared | changes))
+    monkeypatch.setattr(reinforcement, "EPISODES", 6)
+    monkeypatch.setattr(runs.folders, "load_profile", lambda *_: shared | {"seed": 0})
+    monkeypatch.setattr(runs, "data_dir", lambda *parts: tmp_path.joinpath(*parts))
+    monkeypatch.setattr(reinforcement, "data_dir", lambda *parts: tmp_path.joinpath(*parts))
+    curves = {}
+    monkeypatch.setattr(runs, "write_curve", lambda name, rows: curves.update({name: rows}))
+    (tmp_path / "weights").mkdir()
+    asked, trained = {"places": (0, 1)}, {}
+    monkeypatch.setattr(tasks, "STARTS", 2)
+    for agent, changes in reinforcement.AGENTS.items():
+        folder = reinforcement.trained(seed=0, **changes, **asked)
+        assert reinforcement.won(folder, **changes, **asked).shape == (6,)
+        trained["four places", agent] = {0: folder}
+    reinforcement.write_curve(trained)
+    assert {row["agent"] for row in curves["internal_rl"]} == set(reinforcement.AGENTS)
+    assert (tmp_path / "weights" / "agent.safetensors").exists()

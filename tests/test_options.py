@@ -188,14 +188,15 @@ def _facts(start: Start) -> tuple[int, int, int]:
 
 
 def test_starts_are_of_the_first_place_and_none_twice():
-    found, goal = min(((tasks.arrivals(goal), goal) for goal in range(len(GOALS))), key=lambda each: len(each[0]))
+    goal = GOALS.index(next(place for place in GOALS if place.name == "floor, left"))
+    found = tasks.arrivals(goal)
     assert len(found) > 1
     assert {int(demo.goals[end - 1]) for demo, end in found} == {goal}
     assert len({(demo.seed, demo.actions[:end].tobytes()) for demo, end in found}) == len(found)
-    task = Task((goal, 13), workers=1)
+    task = Task((goal, 12), workers=1)
     drawn = [task.draw(torch.Generator().manual_seed(seed)) for seed in range(40)]
     assert {start.state for start in drawn} == {start.state for start in task.starts}
-    assert all(start.way == (GOALS[13],) for start in drawn)
+    assert all(start.way == (GOALS[12],) for start in drawn)
     from_reset = [Task(points=400).draw(torch.Generator().manual_seed(seed)) for seed in range(40)]
     assert {start.targets.tolist()[-1] for start in from_reset} == {400}
     assert 0 <= min(start.noops for start in from_reset) < 10 < max(start.noops for start in from_reset) <= 30

@@ -96,7 +96,7 @@ def test_the_shipped_backbone_plays_from_reset(capsys, tmp_path):
 
 
 def test_a_metacontroller_steers_the_shipped_backbone(capsys, tmp_path):
-    backbone, weights = data_dir("weights", "backbone.safetensors"), tmp_path / "m.safetensors"
+    backbone, weights = data_dir("weights", "backbone_places.safetensors"), tmp_path / "m.safetensors"
     torch.manual_seed(0)
     runs.save_weights(weights, Metacontroller(MetacontrollerConfig(128)), backbone=runs.weights_sha256(backbone))
     arguments = ("--metacontroller", str(weights), "--episodes", "2", "--max-steps", "6", "--workers", "1")
@@ -117,7 +117,7 @@ def test_a_metacontroller_steers_the_shipped_backbone(capsys, tmp_path):
 
 def test_an_agent_chooses_the_codes(capsys, tmp_path):
     backbone, meta, agent = (
-        data_dir("weights", "backbone.safetensors"),
+        data_dir("weights", "backbone_places.safetensors"),
         tmp_path / "m.safetensors",
         tmp_path / "a.safetensors",
     )
