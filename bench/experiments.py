@@ -327,7 +327,7 @@ def metacontroller(workers: int) -> list[dict]:
     injected = {seed: bench_metacontroller.injected(folder, ground) for seed, folder in folders.items()}
     told = bench_metacontroller.supervised(ground)
     finals = [runs.read_final(folder) for folder in folders.values()]
-    cost = {"steps": 0, "wall_s": sum(final["wall_s"] for final in finals)}
+    cost = {"wall_s": sum(final["wall_s"] for final in finals)}
     looks = {seed: own["look"] for seed, own in found.items()}
     trained = {"windows": finals[0]["windows"], "gradient steps": bench_metacontroller.settings().steps}
     unseen = f"{finals[0]['held_out_windows']} windows of places data, search seeds held out"

@@ -21,7 +21,7 @@ from mzlib.runs import Run, data_dir
 
 SEEDS = (0, 1, 2)
 ORDINARY = ("first_key", "first_door")  # demos that name no goals
-STARTS = 200  # situations, each where a held-out leg begins
+STARTS = 100  # situations, each where a held-out leg begins
 REACH_STEPS, HOLD_STEPS = 80, 60
 CONTROLLERS = {"rank": 16, "steps": 400, "lr": 3e-3}
 BACKBONE = data_dir("weights", "backbone_places.safetensors")
