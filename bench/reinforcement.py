@@ -19,7 +19,7 @@ TASKS = {  # no walk goes that way (indices into GOALS); too few steps for a det
     "four places": {"places": (5, 4, 3, 0), "max_steps": 34},
 }
 SEEDS = (0, 1, 2)
-EPISODES = 512
+EPISODES = 256
 CODES, RAW = {"acts": "codes"}, {"acts": "actions"}
 AGENTS = {"internal RL": CODES, "raw actions": RAW}  # changes of the `full` profile
 UNTRAINED = {"codes from the prior": CODES | {"estimator": "none"}, "the clone": RAW | {"estimator": "none"}}
