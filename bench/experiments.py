@@ -398,7 +398,7 @@ def internal_rl(workers: int) -> list[dict]:
             finals = [runs.read_final(folder) for folder in runs_of.values()]
             steps, upstream, seconds = (sum(final[cost] for final in finals) for cost in COSTS)
             rate = reinforcement.settings(**chosen).learning_rate
-            protocol = common | {"episodes": reinforcement.EPISODES, "learning rate": f"{rate:g}, of 0.001 and 0.0003 on a seed of its own"}
+            protocol = common | {"episodes": reinforcement.EPISODES, "learning rate": rate}
             cost = {"wall_s": seconds, "upstream_steps": upstream}
             name = f"Unseen way over {task}, {agent}: success"
             results.append(record(name, own, "", protocol, steps, since, **cost))
