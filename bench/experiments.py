@@ -382,8 +382,8 @@ def internal_rl(workers: int) -> list[dict]:
     the same for all."""
     since, folders, results = time.perf_counter(), {}, []
     for task, asked in reinforcement.TASKS.items():
-        within = f"one life of at most {asked['max_steps']} steps, sticky 0.25, begun where a walk arrives"
-        common = {"experiment": "internal_rl", "places": asked["places"], "episode": within}
+        what = f"reward at the end; one life of at most {asked['max_steps']} steps, begun where a walk arrives"
+        common = {"experiment": "internal_rl", "what": what, "places": asked["places"], "sticky": 0.25}
         for agent, changes in reinforcement.UNTRAINED.items():
             own = reinforcement.won(None, **asked, **changes)
             interval = bootstrap_interval(own)
