@@ -118,7 +118,8 @@ def annealing_figure(name: str, agent: str = "internal RL") -> Figure:
         own = [
             {key: float(value) for key, value in row.items() if key != "agent"} for row in rows if row["seed"] == seed
         ]
-        steps = [row["step"] - own[0]["step"] + 100 for row in own]  # logged every hundred
+        every = own[-1]["step"] - own[-2]["step"] if len(own) > 1 else own[0]["step"]  # logged so often
+        steps = [row["step"] - own[0]["step"] + every for row in own]
         for one, (key, label) in zip(axes, panels, strict=True):
             one.plot(steps, [row[key] for row in own], ".-", label=f"seed {seed}", lw=1)
             one.set(xlabel="gradient step", title=label)
