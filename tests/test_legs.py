@@ -62,8 +62,8 @@ def test_a_fall_is_no_arrival():
 
 
 def test_a_tree_of_trajectories_replays_from_the_start(monkeypatch):
-    monkeypatch.setattr(legs, "BRANCHES", (2, 1, 1))
-    begin = legs.root(40_000, 0.0)
+    monkeypatch.setattr(legs, "BRANCHES", (2, 2, 1))
+    begin = legs.root(40_003, 0.0)
     grown = legs.grow(begin, legs.at_end(begin), np.random.default_rng(0))
     assert grown
     for demo in grown:

@@ -194,7 +194,7 @@ def test_starts_are_of_the_first_place_and_none_twice():
     assert {int(demo.goals[end - 1]) for demo, end in found} == {goal}
     assert len({(demo.seed, demo.actions[:end].tobytes()) for demo, end in found}) == len(found)
     task = Task((goal, 12), workers=1)
-    drawn = [task.draw(torch.Generator().manual_seed(seed)) for seed in range(40)]
+    drawn = [task.draw(torch.Generator().manual_seed(seed)) for seed in range(1_500)]
     assert {start.state for start in drawn} == {start.state for start in task.starts}
     assert all(start.way == (GOALS[12],) for start in drawn)
     from_reset = [Task(points=400).draw(torch.Generator().manual_seed(seed)) for seed in range(40)]
