@@ -4,12 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from mzlib import runs
 from mzlib.backbone import BackboneConfig, MontezumaVLM
 from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
 
 SMALL_BACKBONE = {"channels": 4, "width": 16, "depth": 3, "heads": 2, "mlp_width": 32, "layer": 1, "seq_len": 12}
+
+settings.register_profile("house", deadline=None)  # machines are noisy: no test asserts a time
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="module")
