@@ -220,6 +220,12 @@ def test_reinforced_agents_are_played_from_their_weights(small_pair, tmp_path, m
     for agent, changes in reinforcement.AGENTS.items():
         folder = reinforcement.trained(seed=0, **changes, **asked)
         assert reinforcement.won(folder, **changes, **asked).shape == (6,)
+        weights = next(folder.glob("*.safetensors"))
+        content = weights.read_bytes()
+        weights.write_bytes(content[:-1])
+        with pytest.raises(ValueError, match=f"{weights.name}: not the weights"):
+            reinforcement.won(folder, **changes, **asked)
+        weights.write_bytes(content)
         trained["four places", agent] = {0: folder}
     reinforcement.write_curve(trained)
     assert {row["agent"] for row in curves["internal_rl"]} == set(reinforcement.AGENTS)

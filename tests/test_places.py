@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mzlib.emulator import ACTIONS, Emulator
-from mzlib.places import PLACES, place_at, to_pixels
+from mzlib.places import GOALS, PLACES, place_at, to_pixels
 
 
 def play(*runs: tuple[str, int]) -> list[str]:
@@ -22,9 +22,10 @@ def play(*runs: tuple[str, int]) -> list[str]:
     return names
 
 
-def test_places_are_disjoint_and_named_once():
-    assert len({place.name for place in PLACES}) == len(PLACES)
-    for one, other in itertools.combinations(PLACES, 2):
+@pytest.mark.parametrize("places", [PLACES, GOALS], ids=["places", "goals"])
+def test_places_are_disjoint_and_named_once(places):
+    assert len({place.name for place in places}) == len(places)
+    for one, other in itertools.combinations(places, 2):
         apart = one.room != other.room or one.x_max < other.x_min or other.x_max < one.x_min
         assert apart or one.y_max < other.y_min or other.y_max < one.y_min, (one.name, other.name)
 

@@ -27,7 +27,9 @@ from mzlib.places import GOALS, HELD_OUT, SUPPORTS, goal_at
 from mzlib.runs import data_dir, progress, runs_root
 
 MOVES = [ACTIONS.index(name) for name in ("NOOP", "UP", "RIGHT", "LEFT", "DOWN", "FIRE", "RIGHTFIRE", "LEFTFIRE")]
-IN_THE_AIR = MOVES[:2] + MOVES[4:5]  # all that a jump or a fall leaves to choose: to catch a ladder, or not
+IN_THE_AIR = [
+    ACTIONS.index(name) for name in ("NOOP", "UP", "DOWN")
+]  # a jump leaves no more: to catch a ladder, or not
 SKULL_ADDRESS, SKULL_ROOM, SKULL_HEIGHT = 47, 1, 165  # its place matters to who is on the floor
 GRAIN = (2, 3)  # pixels of x and y in a cell
 SAFE_STEPS = 10  # of doing nothing that an arrival has to survive
