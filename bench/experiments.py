@@ -38,6 +38,7 @@ from mzlib import demos, runs
 from mzlib.evaluate import EvaluationProtocol, OpenLoop, bootstrap_interval, evaluate, select_demo
 from mzlib.go_explore import GoExploreConfig, Search, run
 from mzlib.interventions import total_variation
+from mzlib.places import GOALS
 
 COSTS = ("steps", "upstream_steps", "wall_s")  # of a final.json
 SEARCH = "a search in a deterministic emulator (no policy)"
@@ -378,30 +379,36 @@ def metacontroller(workers: int) -> list[dict]:
 
 
 def internal_rl(workers: int) -> list[dict]:
-    """Agents on tasks that no walk shows, trained one after the other; the walks' and the clone's cost is not counted,
-    the same for all."""
-    since, folders, results = time.perf_counter(), {}, []
-    for task, asked in reinforcement.TASKS.items():
+    """Agents on tasks that no walk shows, each trained on one core; the walks' and the clone's cost is not counted, the
+    same for all."""
+    since, results = time.perf_counter(), []
+    folders, plays, legs = reinforcement.everything(workers)
+    for (task, agent), won in plays.items():
+        asked = reinforcement.TASKS[task]
         what = f"reward at the end; one life of at most {asked['max_steps']} steps, begun where a walk arrives"
-        common = {"experiment": "internal_rl", "what": what, "places": asked["places"], "sticky": 0.25}
-        for agent, changes in reinforcement.UNTRAINED.items():
-            own = reinforcement.won(None, **asked, **changes)
-            interval = bootstrap_interval(own)
-            name = f"Unseen way over {task}, {agent}: success"
-            protocol = common | {"episodes": len(own)}
-            results.append(record(name, {0: float(own.mean())}, "", protocol, 0, since, interval=interval))
-        for agent, changes in reinforcement.AGENTS.items():
-            chosen = changes | asked
-            runs_of = {seed: reinforcement.trained(seed=seed, **chosen) for seed in reinforcement.SEEDS}
-            folders[task, agent] = runs_of
-            own = {seed: float(reinforcement.won(folder, **chosen).mean()) for seed, folder in runs_of.items()}
-            finals = [runs.read_final(folder) for folder in runs_of.values()]
-            steps, upstream, seconds = (sum(final[cost] for final in finals) for cost in COSTS)
-            rate = reinforcement.settings(**chosen).learning_rate
-            protocol = common | {"episodes": reinforcement.EPISODES, "learning rate": rate}
-            cost = {"wall_s": seconds, "upstream_steps": upstream}
-            name = f"Unseen way over {task}, {agent}: success"
-            results.append(record(name, own, "", protocol, steps, since, **cost))
+        protocol = {"experiment": "internal_rl", "what": what, "places": asked["places"], "sticky": 0.25}
+        protocol |= {"episodes": won.shape[1]}
+        name = f"Unseen way over {task}, {agent}: success"
+        if agent in reinforcement.UNTRAINED:
+            changes = {"interval": bootstrap_interval(won[0])}
+            results.append(record(name, {0: float(won.mean())}, "", protocol, 0, since, **changes))
+            continue
+        finals = [runs.read_final(folder) for folder in folders[task, agent].values()]
+        protocol |= {"learning rate": reinforcement.settings(**reinforcement.AGENTS[agent] | asked).learning_rate}
+        steps, upstream, seconds = (sum(final[cost] for final in finals) for cost in COSTS)
+        own = dict(zip(folders[task, agent], won.mean(1).tolist(), strict=True))
+        cost = {"wall_s": seconds, "upstream_steps": upstream}
+        results.append(record(name, own, "", protocol, steps, since, **cost))
+    for leg, by_code in legs.items():
+        way = " to ".join(GOALS[goal].name for goal in leg)
+        for code, arrived in by_code.items():
+            what = f"one code from the prior held for at most {reinforcement.LEG_STEPS} steps; the best: of "
+            what += f"{reinforcement.CODES_TRIED}, chosen on selection seeds"
+            protocol = {"experiment": "internal_rl", "what": what, "sticky": 0.25, "episodes": len(arrived)}
+            changes = {"interval": bootstrap_interval(arrived)}
+            results.append(
+                record(f"{way}, {code}: arrives", {0: float(arrived.mean())}, "", protocol, 0, since, **changes)
+            )
     reinforcement.write_curve(folders)
     return results
 

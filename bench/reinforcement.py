@@ -2,15 +2,22 @@
 all on equal emulator steps."""
 
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import astuple
+from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Normal
 
 from mzlib import runs
 from mzlib.backbone import BackboneConfig, MontezumaVLM
-from mzlib.evaluate import EVALUATION_SEED
+from mzlib.evaluate import EVALUATION_SEED, SELECTION_SEED
 from mzlib.internal_rl import CodePolicy, Episodes, ReinforceConfig, Task, training
 from mzlib.internal_rl.policies import CodePolicyConfig
 from mzlib.runs import Run, data_dir
@@ -20,26 +27,36 @@ TASKS = {  # no walk goes that way (indices into GOALS); too few steps for a det
 }
 SEEDS = (0, 1, 2)
 EPISODES = 256
+LEG_STEPS, LEG_EPISODES, CODES_TRIED, FINALISTS = 14, 8, 64, 8
 CODES, RAW = {"acts": "codes"}, {"acts": "actions"}
-AGENTS = {"internal RL": CODES, "raw actions": RAW}  # changes of the `full` profile
+AGENTS = {  # changes of the `full` profile
+    "internal RL": CODES,
+    "internal RL with a critic": CODES | {"estimator": "gae"},
+    "a code every step": CODES | {"switch_rate": 1},
+    "a code every ten steps": CODES | {"switch_rate": 10, "beta_threshold": 1.0},
+    "raw actions": RAW | {"learning_rate": 0.001},
+}
 UNTRAINED = {"codes from the prior": CODES | {"estimator": "none"}, "the clone": RAW | {"estimator": "none"}}
 
 
 def settings(**changes) -> ReinforceConfig:
-    """The `full` profile with changes, on the CPU."""
-    return runs.config_from(ReinforceConfig, runs.load_profile("full", "04_internal_rl") | {"device": "cpu"} | changes)
+    """The `full` profile with changes, on the CPU, one process for the emulators."""
+    profile = runs.load_profile("full", "04_internal_rl") | {"device": "cpu", "workers": 1}
+    return runs.config_from(ReinforceConfig, profile | changes)
 
 
-def trained(**changes) -> Path:
-    """Reinforce, or take a run as it is; its folder."""
+def trained(changes: dict) -> Path:
+    """Reinforce on one thread, or take a run as it is; its folder."""
+    torch.set_num_threads(1)
     config = settings(**changes)
-    with Run.open("04_internal_rl", "full", config) as run:
+    with Run.open("04_internal_rl", "full", config, quiet=True) as run:
         training.run(config, run)
         return run.folder
 
 
-def won(folder: Path | None, **changes) -> np.ndarray:
+def won(folder: Path | None, changes: dict) -> np.ndarray:
     """(EPISODES,) whether an agent succeeds, on evaluation seeds; without a folder as it begins."""
+    torch.set_num_threads(1)
     config = settings(**changes)
     parts = training.upstream(config, "full")
     if folder is None:
@@ -54,6 +71,76 @@ def won(folder: Path | None, **changes) -> np.ndarray:
     task = Task(config.places, config.points, config.workers)
     with closing(training.environment(config, parts, task, EVALUATION_SEED)) as env:
         return Episodes(env, policy).success(EPISODES)
+
+
+class Held:
+    """A policy that gives each emulator a code of its own, (n, n_z), whatever it sees."""
+
+    def __init__(self, codes: Tensor):
+        self.rest = codes
+
+    def init_cache(self, batch: int) -> Tensor:
+        """The next codes (batch, n_z)."""
+        codes, self.rest = self.rest[:batch], self.rest[batch:]
+        return codes
+
+    def step(self, residual: Tensor, cache: Tensor, reset: Tensor | None = None) -> tuple[Normal, Tensor]:
+        """These codes, all but certain."""
+        return Normal(cache, torch.full_like(cache, 1e-6)), cache
+
+
+def best_code(leg: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Whether she gets from one place to the next in LEG_STEPS, one code held all along: codes from the prior, and the
+    best of them, chosen on selection seeds and played on evaluation seeds."""
+    torch.set_num_threads(1)
+    config = settings(places=leg, max_steps=LEG_STEPS, environments=CODES_TRIED)
+    parts, task = training.upstream(config, "full"), Task(leg, workers=1)
+
+    def arrived(codes: Tensor, seed: int) -> np.ndarray:
+        with closing(training.environment(config, parts, task, seed)) as env:
+            return Episodes(env, Held(codes)).success(LEG_EPISODES * CODES_TRIED).reshape(-1, CODES_TRIED)
+
+    codes = torch.randn(CODES_TRIED, parts.metacontroller.config.code_dim, generator=torch.Generator().manual_seed(0))
+    drawn = arrived(codes, SELECTION_SEED)
+    few = codes[drawn.mean(0).argsort()[-FINALISTS:].copy()]
+    again = arrived(few.repeat(CODES_TRIED // FINALISTS, 1), SELECTION_SEED + CODES_TRIED)
+    best = few[again.mean(0).reshape(-1, FINALISTS).mean(0).argmax()]
+    return {
+        "any code": drawn.flatten(),
+        "the best code": arrived(best.repeat(CODES_TRIED, 1), EVALUATION_SEED).flatten(),
+    }
+
+
+class Reinforced(NamedTuple):
+    """All of notebook 04's runs."""
+
+    folders: dict[tuple[str, str], dict[int, Path]]  # by task and agent, then by seed
+    won: dict[tuple[str, str], np.ndarray]  # likewise: (seeds, EPISODES), agents UNTRAINED too
+    legs: dict[tuple[int, int], dict[str, np.ndarray]]  # of the tasks, as of `best_code`
+
+
+def everything(workers: int) -> Reinforced:
+    """Train and play every agent on every task, each on a core of its own."""
+    folders, plays = {}, {}
+    legs = dict.fromkeys(leg for task in TASKS.values() for leg in pairwise(task["places"]))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        jobs = {
+            (task, agent): [pool.submit(trained, changes | asked | {"seed": seed}) for seed in SEEDS]
+            for task, asked in TASKS.items()
+            for agent, changes in AGENTS.items()
+        }
+        begun = {
+            (task, agent): [pool.submit(won, None, UNTRAINED[agent] | TASKS[task])]
+            for task in TASKS
+            for agent in UNTRAINED
+        }
+        for (task, agent), waiting in jobs.items():
+            folders[task, agent] = {seed: job.result() for seed, job in zip(SEEDS, waiting, strict=True)}
+            chosen = AGENTS[agent] | TASKS[task]
+            plays[task, agent] = [pool.submit(won, folder, chosen) for folder in folders[task, agent].values()]
+        found = dict(zip(legs, pool.map(best_code, legs), strict=True))
+        results = {key: np.stack([job.result() for job in waiting]) for key, waiting in (begun | plays).items()}
+    return Reinforced(folders, results, found)
 
 
 def write_curve(folders: dict[tuple[str, str], dict[int, Path]]) -> None:

@@ -218,15 +218,19 @@ def test_reinforced_agents_are_played_from_their_weights(small_pair, tmp_path, m
     asked, trained = {"places": (0, 1)}, {}
     monkeypatch.setattr(tasks, "STARTS", 2)
     for agent, changes in reinforcement.AGENTS.items():
-        folder = reinforcement.trained(seed=0, **changes, **asked)
-        assert reinforcement.won(folder, **changes, **asked).shape == (6,)
+        folder = reinforcement.trained({"seed": 0} | changes | asked)
+        assert reinforcement.won(folder, changes | asked).shape == (6,)
         weights = next(folder.glob("*.safetensors"))
         content = weights.read_bytes()
         weights.write_bytes(content[:-1])
         with pytest.raises(ValueError, match=f"{weights.name}: not the weights"):
-            reinforcement.won(folder, **changes, **asked)
+            reinforcement.won(folder, changes | asked)
         weights.write_bytes(content)
         trained["four places", agent] = {0: folder}
+    for name, size in {"LEG_STEPS": 9, "LEG_EPISODES": 3, "CODES_TRIED": 4, "FINALISTS": 2}.items():
+        monkeypatch.setattr(reinforcement, name, size)
+    arrived = reinforcement.best_code((0, 1))
+    assert {code: len(each) for code, each in arrived.items()} == {"any code": 12, "the best code": 12}
     reinforcement.write_curve(trained)
     assert {row["agent"] for row in curves["internal_rl"]} == set(reinforcement.AGENTS)
     assert (tmp_path / "weights" / "agent.safetensors").exists()

@@ -10,11 +10,12 @@ from mzlib.backbone import BackboneConfig, MontezumaVLM
 from mzlib.backbone.residuals import Sequences, action_logits, streams
 from mzlib.dataset import FrameCache, WindowDataset
 from mzlib.evaluate import EvaluationProtocol, Observation, play_episodes
+from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
 from mzlib.places import GOALS
 from mzlib.policies import ClonePolicy
 from mzlib.probes import SupervisedControllers
 from mzlib.runs import data_dir
-from mzlib.steering import ControlledPolicy, GoalControl, HeldCodes, prior_policy
+from mzlib.steering import CodeControl, ControlledPolicy, GoalControl, HeldCodes, prior_policy
 
 STEPS = 20
 
@@ -62,6 +63,20 @@ def test_acting_under_codes_equals_the_parallel_form(small_pair, switch_rate):
     opened = (betas >= 0.5).float().mean()
     assert 0.05 < opened < 0.95, "the switch is neither always open nor never"
     assert not np.array_equal(taken, played(ClonePolicy(small_pair[0], greedy=True), frames, lost))
+
+
+@torch.no_grad()
+def test_at_threshold_one_only_switch_rate_opens():
+    """Though rounding makes 1 of the sigmoid of a confident switch."""
+    torch.manual_seed(0)
+    meta = Metacontroller(MetacontrollerConfig(8, code_dim=2, switch_rate=3))
+    meta.switch.out.bias.fill_(1_000.0)
+    control, residual, began = CodeControl(meta, None, threshold=1.0), torch.randn(2, 8), torch.tensor([True, True])
+    opened = []
+    for t in range(7):
+        control.look(residual, began & (t == 0))
+        opened.append(control.opened.tolist())
+    assert opened == [[t % 3 == 0] * 2 for t in range(7)]
 
 
 def test_without_control_it_is_the_clone(small_pair):
