@@ -24,17 +24,18 @@ from mzlib.runs import Run, data_dir
 
 TASKS = {  # no walk goes that way (indices into GOALS); too few steps for a detour by a way that one does go
     "four places": {"places": (5, 4, 3, 0), "max_steps": 34},
+    "three places": {"places": (3, 0, 2), "max_steps": 34},
 }
 SEEDS = (0, 1, 2)
-EPISODES = 256
+EPISODES, RARE_EPISODES = 256, 1_024  # of trained agents, of others
 LEG_STEPS, LEG_EPISODES, CODES_TRIED, FINALISTS = 14, 8, 64, 8
 CODES, RAW = {"acts": "codes"}, {"acts": "actions"}
-AGENTS = {  # changes of the `full` profile
+AGENTS = {  # changes of the `full` profile; learning rates by some trials on seeds 90 and 91
     "internal RL": CODES,
-    "internal RL with a critic": CODES | {"estimator": "gae"},
+    "raw actions": RAW | {"learning_rate": 0.0001},
     "a code every step": CODES | {"switch_rate": 1},
     "a code every ten steps": CODES | {"switch_rate": 10, "beta_threshold": 1.0},
-    "raw actions": RAW | {"learning_rate": 0.001},
+    "internal RL with a critic": CODES | {"estimator": "gae"},
 }
 UNTRAINED = {"codes from the prior": CODES | {"estimator": "none"}, "the clone": RAW | {"estimator": "none"}}
 
@@ -55,7 +56,7 @@ def trained(changes: dict) -> Path:
 
 
 def won(folder: Path | None, changes: dict) -> np.ndarray:
-    """(EPISODES,) whether an agent succeeds, on evaluation seeds; without a folder as it begins."""
+    """Whether an agent succeeds, by episode, on evaluation seeds; without a folder as it begins."""
     torch.set_num_threads(1)
     config = settings(**changes)
     parts = training.upstream(config, "full")
@@ -70,7 +71,7 @@ def won(folder: Path | None, changes: dict) -> np.ndarray:
         )
     task = Task(config.places, config.points, config.workers)
     with closing(training.environment(config, parts, task, EVALUATION_SEED)) as env:
-        return Episodes(env, policy).success(EPISODES)
+        return Episodes(env, policy).success(EPISODES if folder else RARE_EPISODES)
 
 
 class Held:
@@ -115,7 +116,7 @@ class Reinforced(NamedTuple):
     """All of notebook 04's runs."""
 
     folders: dict[tuple[str, str], dict[int, Path]]  # by task and agent, then by seed
-    won: dict[tuple[str, str], np.ndarray]  # likewise: (seeds, EPISODES), agents UNTRAINED too
+    won: dict[tuple[str, str], np.ndarray]  # likewise, (seeds, episodes); agents UNTRAINED too
     legs: dict[tuple[int, int], dict[str, np.ndarray]]  # of the tasks, as of `best_code`
 
 

@@ -89,6 +89,23 @@ WRONG = {
             sum(max(0, q - margin) * v for q, v in zip(squares, valid, strict=True)) / len(valid)
         ),
     ),
+    "04 normalised return": (
+        lambda returns: (np.array(returns) - np.mean(returns)).tolist(),
+        lambda returns: (np.array(returns) / (np.std(returns) + 1e-3)).tolist(),
+        lambda returns: ((np.array(returns) - np.mean(returns)) / (np.std(returns, ddof=1) + 1e-3)).tolist(),
+    ),
+    "04 option error": (
+        lambda rewards, value, after, gamma: sum(rewards) + gamma * after - value,
+        lambda rewards, value, after, gamma: (
+            sum(gamma**i * r for i, r in enumerate(rewards)) + gamma ** (len(rewards) - 1) * after - value
+        ),
+        lambda rewards, value, after, gamma: sum(gamma**i * r for i, r in enumerate(rewards)) + after - value,
+    ),
+    "04 clipped": (
+        lambda ratio, advantage, clip: ratio * advantage,
+        lambda ratio, advantage, clip: min(max(ratio, 1 - clip), 1 + clip) * advantage,
+        lambda ratio, advantage, clip: max(ratio * advantage, min(max(ratio, 1 - clip), 1 + clip) * advantage),
+    ),
     "05 cell": (
         lambda screen, width, height, depth: [0] * (width * height),
         lambda screen, width, height, depth: np.round(means(screen, width, height) * depth / 255).astype(int).ravel(),
