@@ -30,13 +30,14 @@ SEEDS = (0, 1, 2)
 EPISODES, RARE_EPISODES = 256, 1_024  # of trained agents, of others
 LEG_STEPS, LEG_EPISODES, CODES_TRIED, FINALISTS = 14, 8, 64, 8
 CODES, RAW = {"acts": "codes"}, {"acts": "actions"}
-AGENTS = {  # changes of the `full` profile; learning rates by some trials on seeds 90 and 91
+AGENTS = {  # changes of the `full` profile; rates and batches by trials on seeds 90, 91: of codes five, of actions four
     "internal RL": CODES,
-    "raw actions": RAW | {"learning_rate": 0.0001},
+    "raw actions": RAW | {"learning_rate": 0.0001, "rollout": 16, "batch": 16, "minibatches": 4},
     "a code every step": CODES | {"switch_rate": 1},
     "a code every ten steps": CODES | {"switch_rate": 10, "beta_threshold": 1.0},
     "internal RL with a critic": CODES | {"estimator": "gae"},
 }
+COMPARED = [("four places", agent) for agent in AGENTS] + [("three places", agent) for agent in list(AGENTS)[:2]]
 UNTRAINED = {"codes from the prior": CODES | {"estimator": "none"}, "the clone": RAW | {"estimator": "none"}}
 
 
@@ -126,9 +127,8 @@ def everything(workers: int) -> Reinforced:
     legs = dict.fromkeys(leg for task in TASKS.values() for leg in pairwise(task["places"]))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = {
-            (task, agent): [pool.submit(trained, changes | asked | {"seed": seed}) for seed in SEEDS]
-            for task, asked in TASKS.items()
-            for agent, changes in AGENTS.items()
+            (task, agent): [pool.submit(trained, AGENTS[agent] | TASKS[task] | {"seed": seed}) for seed in SEEDS]
+            for task, agent in COMPARED
         }
         begun = {
             (task, agent): [pool.submit(won, None, UNTRAINED[agent] | TASKS[task])]

@@ -30,6 +30,16 @@ def test_means_weigh_by_episodes_and_leave_gaps():
     assert np.isnan(reinforcement.means(own, 400, 2)[1])
 
 
+def test_legs_stand_in_order_with_both_their_codes():
+    rates = {"a to b, any code": 0.3, "a to b, the best": 0.9, "b to c, any code": 0.1, "b to c, the best": 0.4}
+    records = [{"name": f"{name}: arrives", "value": v, "interval": [v - 0.1, v + 0.1]} for name, v in rates.items()]
+    axes = reinforcement.legs_figure(records).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b to c", "a to b"]
+    drawn = {(round(bar.get_y() + bar.get_height() / 2), bar.get_width()) for bar in axes.patches}
+    assert drawn == {(1, 0.3), (1, 0.9), (0, 0.1), (0, 0.4)}
+    assert len({bar.get_facecolor() for bar in axes.patches}) == 2
+
+
 def test_an_option_is_a_line_and_a_dot():
     room_map = RoomMap(pictures_of_demos(load(data_dir("demos", "first_key.npz"))[:1]))
     positions = [(1, 77 + i, 235) for i in range(6)] + [(23, 10, 10)]

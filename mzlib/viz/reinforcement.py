@@ -1,4 +1,4 @@
-"""Figures of notebook 04: stored learning curves, and an episode's options over the rooms."""
+"""Figures of notebook 04: stored learning curves, how far a code gets, an episode's options over the rooms."""
 
 from collections.abc import Sequence
 
@@ -40,6 +40,23 @@ def means(rows: Sequence[dict[str, str]], longest: int, bins: int) -> np.ndarray
     episodes, success = (np.array([float(row[name]) for row in rows]) for name in ("episodes", "success"))
     ended = np.bincount(place, episodes, bins)
     return np.divide(np.bincount(place, episodes * success, bins), ended, out=np.full(bins, np.nan), where=ended > 0)
+
+
+def legs_figure(records: Sequence[dict]) -> Figure:
+    """How often each leg arrives with one code held all along, by code; records named "<leg>, <code>: …", the interval
+    as a line."""
+    parts = [record["name"].partition(":")[0].rpartition(", ") for record in records]
+    legs, codes = (list(dict.fromkeys(part[i] for part in parts)) for i in (0, 2))
+    figure, axes = plt.subplots(figsize=(7.5, 0.5 * len(legs) + 1.2))
+    for (leg, _, code), record in zip(parts, records, strict=True):
+        place = len(legs) - 1 - legs.index(leg) + 0.18 - 0.36 * codes.index(code)
+        label = code if leg == legs[0] else None
+        axes.barh(place, record["value"], height=0.34, color=("0.65", OKABE_ITO[1])[codes.index(code)], label=label)
+        axes.plot(record["interval"], [place] * 2, color="black", lw=1.2)
+    axes.set(yticks=range(len(legs)), yticklabels=legs[::-1], xlabel="arrives", xlim=(0, 1))
+    axes.grid(axis="y", visible=False)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
 
 
 def options_figure(room_map: RoomMap, positions: Sequence[Sequence[int]], opened: Sequence[bool]) -> Figure:
