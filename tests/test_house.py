@@ -157,7 +157,8 @@ def locked() -> tuple[dict[str, str], dict[str, str]]:
 
 def test_the_lock_is_what_pyproject_asks_for():
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
-    asked = {normal(name) for name in project["dependencies"] + project["optional-dependencies"]["test"]}
+    extras = project["optional-dependencies"]
+    asked = {normal(name) for name in project["dependencies"] + extras["test"] + extras["site"]}
     direct, transitive = locked()
     assert set(direct) == asked
     assert not set(direct) & set(transitive)

@@ -40,7 +40,7 @@ class Renderer(IPythonRenderer):
 
     def block_math(self, body: str) -> str:
         """An equation of its own."""
-        return convert(body.strip(), display="block")
+        return f'<div class="equation">{convert(body.strip(), display="block")}</div>'
 
     def inline_math(self, body: str) -> str:
         """An equation in a line."""
