@@ -26,7 +26,7 @@ UPSTREAM_08_scoreboard := $(filter-out 08_scoreboard,$(NOTEBOOKS))
 upstream = $(patsubst %,$(RUN)/%/final.json,$(filter $(NOTEBOOKS),$(UPSTREAM_$1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help run-all $(NOTEBOOKS) test test-browser fuzz lint lab bench refresh readme site status data-agc clean
+.PHONY: help run-all $(NOTEBOOKS) test test-browser fuzz lint lab bench refresh readme site student status data-agc clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -107,6 +107,9 @@ status: $(INSTALLED)  ## which runs there are, how far, and which are older than
 
 site: $(INSTALLED)  ## the executed notebooks as static pages: open site/index.html
 	@$(PY) -m mzlib.viz.site --out site
+
+student: $(INSTALLED)  ## the notebooks without solutions, in student/
+	@$(PY) -m mzlib.runs student --out student
 
 data-agc: $(INSTALLED)  ## fetch and convert the human data (source: agc); ARGS="--origin FOLDER" for what is there already
 	@$(PY) -m mzlib.agc $(ARGS)

@@ -98,3 +98,34 @@ def test_size(path):
 def test_the_path_pattern_finds_paths():
     assert ABSOLUTE.search("saved to /" + "home/me/x.mp4")
     assert not ABSOLUTE.search("runs/home/x, https://a.b/home/x, ~/var/x")
+
+
+def test_student_copies_lack_the_solutions_alone(tmp_path):
+    copies = execute.student_copies(tmp_path / "student")
+    assert [path.name for path in copies] == [path.name for path in NOTEBOOKS]
+    for copy, path in zip(copies, NOTEBOOKS, strict=True):
+        nbformat.validate(nbformat.read(copy, 4))
+        assert [cell.source for cell in code_cells(copy)] == [cell.source for cell in code_cells(path)]
+        told, whole = ("\n".join(c.source for c in nbformat.read(p, 4).cells) for p in (copy, path))
+        kept = re.sub(r"<details><summary>Solution</summary>.*?</details>", "", whole, flags=re.DOTALL)
+        assert "<details>" not in told
+        assert told.split() == kept.split(), "nothing else is lost"
+        assert whole.count("checks.check(") == whole.count("<summary>Solution"), "each exercise has one solution"
+
+
+def test_answers_are_not_written_over(tmp_path):
+    (tmp_path / "00_pinpad.ipynb").write_text("mine")
+    with pytest.raises(ValueError, match="may hold somebody's answers"):
+        execute.student_copies(tmp_path)
+    assert (tmp_path / "00_pinpad.ipynb").read_text() == "mine"
+
+
+def test_the_teachers_table_lists_every_exercise():
+    table = dict(re.findall(r"^\| (0\d) \| ([^|]+ \| \d+) \|$", (REPO / "teaching.md").read_text(), re.MULTILINE))
+    for path in NOTEBOOKS:
+        text = "\n".join(cell.source for cell in nbformat.read(path, 4).cells)
+        exercises = re.findall(r"\*\*\d · ([^*]+)\*\* \(objective: [^;]+;\s+\w+,\s+(\d+)\s+minutes?\)", text)
+        assert len(exercises) == text.count("checks.check("), f"{path.stem}: an exercise without objective or minutes"
+        names, minutes = table[path.stem[:2]].split(" | ")
+        assert names.lower().split(", ") == [name.lower() for name, _ in exercises]
+        assert int(minutes) == sum(int(each) for _, each in exercises)

@@ -90,7 +90,7 @@ def _age(seconds: float) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`python -m mzlib.runs notebook NAME …` and `python -m mzlib.runs status`."""
+    """`python -m mzlib.runs notebook NAME …`, `status` and `student`."""
     parser = argparse.ArgumentParser(prog="python -m mzlib.runs")
     commands = parser.add_subparsers(dest="command", required=True)
     execute = commands.add_parser("notebook", help="execute a notebook into its run folder")
@@ -111,13 +111,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     table = commands.add_parser("status", help="list the runs")
     table.add_argument("--profile")
+    student = commands.add_parser("student", help="copy the notebooks without their solutions")
+    student.add_argument("--out", type=Path, default=Path("student"), help="a new folder (student)")
     given = parser.parse_args(argv)
     if given.command == "status":
         return status(given.profile)
     from . import execute as executor
 
-    overrides = {key: _parse_value(value) for key, value in given.p}
     try:
+        if given.command == "student":
+            print(f"{given.out}: {len(executor.student_copies(given.out))} notebooks without solutions")
+            return
+        overrides = {key: _parse_value(value) for key, value in given.p}
         if given.in_place:
             if overrides or given.profile != "quick":
                 raise ValueError("--in-place commits what profile quick shows: it goes with no other profile and no -p")

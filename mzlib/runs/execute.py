@@ -1,4 +1,5 @@
-"""Execute notebooks: into their run folder (papermill), or in place with outputs fit for committing."""
+"""Execute notebooks: into their run folder (papermill), or in place with outputs fit for committing; copy them for
+students."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -20,6 +22,7 @@ from .profiles import load_profile
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 WIDGET_STATE_LIMIT = 400_000  # bytes of ipywidgets state that a committed notebook keeps
 BAR = re.compile(r"\d+%\|")
+SOLUTION = re.compile(r"<details><summary>Solution</summary>.*?</details>", re.DOTALL)
 
 
 class NotebookFailed(RuntimeError):
@@ -173,6 +176,24 @@ def refresh_notebook(name: str) -> Path:
         temporary.write_text(json.dumps(cleaned, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
     print(f"{path.name}: refreshed, {path.stat().st_size / 1e3:.0f} kB")
     return path
+
+
+def student_copies(out: Path) -> list[Path]:
+    """Write every notebook without its solutions into a new folder, in one go; ValueError if `out` exists."""
+    if out.exists():
+        raise ValueError(f"--out {out}: exists, and may hold somebody's answers; name a new folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as whole:
+        for path in sorted((REPO / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+            notebook = json.loads(path.read_text(encoding="utf-8"))
+            for cell in notebook["cells"]:
+                if cell["cell_type"] == "markdown":
+                    cell["source"] = SOLUTION.sub("", "".join(cell["source"])).strip()
+            notebook["cells"] = [cell for cell in notebook["cells"] if cell["source"]]
+            Path(whole, path.name).write_text(json.dumps(notebook, indent=1, ensure_ascii=False), encoding="utf-8")
+        shutil.copytree(whole, out)
+        out.chmod(0o755)  # the temporary folder is for its owner alone
+    return sorted(out.iterdir())
 
 
 def cleaned_notebook(notebook: dict) -> dict:

@@ -22,7 +22,7 @@ from mzlib import runs
 
 LIVE = "application/vnd.jupyter.widget-view+json"  # needs a kernel; a static figure stands beside
 STYLE = Path(__file__).with_suffix(".css")
-HOME = "The Montezuma workbook"
+LABELS = {"index": "The Montezuma workbook", "teaching": "for teachers"}
 MAP = re.compile(r"^\| Notebook \|.*?(?=^$)", re.MULTILINE | re.DOTALL)  # README's table of notebooks
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -77,12 +77,10 @@ def link(name: str, text: str, current: str) -> str:
 
 def page(name: str, title: str, body: str, names: Sequence[str]) -> str:
     """A whole page, with links to all others and to its neighbours."""
-    links = " ".join(link(other, HOME if other == "index" else other[:2], name) for other in names)
+    links = " ".join(link(other, LABELS.get(other, other[:2]), name) for other in names)
     at = names.index(name)
     neighbours = [(names[at - 1], "← {}")] * (at > 0) + [(other, "{} →") for other in names[at + 1 : at + 2]]
-    around = " ".join(
-        link(other, arrow.format(HOME if other == "index" else other), name) for other, arrow in neighbours
-    )
+    around = " ".join(link(other, arrow.format(LABELS.get(other, other)), name) for other, arrow in neighbours)
     return PAGE.format(title=html.escape(title), links=links, body=body, around=around)
 
 
@@ -102,6 +100,7 @@ def card(name: str, notebook: nbformat.NotebookNode, told: str) -> str:
 
 def front(readme: str, notebooks: dict[str, nbformat.NotebookNode]) -> str:
     """README with cards in place of its table of notebooks; ValueError without that table, or a row in it."""
+    readme = readme.replace("(teaching.md)", "(teaching.html)")
     table = MAP.search(readme)
     if table is None:
         raise ValueError("README.md: the table that begins with '| Notebook |' is needed for the front page")
@@ -121,9 +120,11 @@ def build(out: Path) -> list[Path]:
     root = runs.data_dir().parent
     paths = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     notebooks = {path.stem: nbformat.read(path, 4) for path in paths}
-    names = ["index", *notebooks]
+    names = ["index", *notebooks, "teaching"]
     pages, exporter = {}, Pages()
-    pages["index"] = page("index", HOME, front((root / "README.md").read_text(), notebooks), names)
+    texts = {name: (root / name).read_text() for name in ("README.md", "teaching.md")}
+    pages["teaching"] = page("teaching", "For teachers", markdown(texts["teaching.md"]), names)
+    pages["index"] = page("index", LABELS["index"], front(texts["README.md"], notebooks), names)
     for name, notebook in notebooks.items():
         for cell in notebook.cells:
             if "outputs" in cell:
