@@ -72,7 +72,7 @@ def test_what_is_drawn_is_the_step(viewer, page):
     put(page, ".mz-limit", 0.5)
     trace = viewer.traces[1]
     numbers, labels = segment_of_steps(trace.beta), viewer.clusters.nearest(segment_codes(trace))
-    for step in (3, 70, len(trace) - 1):
+    for step in (3, len(trace) // 2, len(trace) - 1):
         put(page, "input", step)
         row, column = 150, int(trace.positions[step, 1]) % 160
         assert page.run(f"{STATE}{PIXEL}return pixel(0,{column},{row})")[:3] == trace.rgb[step, row, column].tolist()
@@ -103,7 +103,8 @@ def test_keys_pointer_and_play(viewer, page):
         page.press(key)
         reached.append(page.run(step))
     last = len(viewer.traces[0]) - 1
-    assert reached == [11, 12, 11, starts[1], starts[2], starts[2] + 1, starts[2], starts[1], last, 0, 0]
+    first, second = [start for start in starts if start > 11][:2]  # n after step 11, and n again
+    assert reached == [11, 12, 11, first, second, second + 1, second, first, last, 0, 0]
     box = page.run(
         f"{STATE}const b=root.querySelectorAll('canvas')[6].getBoundingClientRect();return [b.x,b.y,b.width]"
     )
