@@ -16,7 +16,7 @@ HEADLINES = (  # beginnings of names, in README's order
     *("Go-Explore: steps to the first key", "Go-Explore: score after", "Open-loop demo", "Robustified"),
     *("Clone, step layout: key", "Clone, step layout, with the policies' rollouts: key"),
     *("Grid world: switch against", "Grid world: success of"),
-    "Metacontroller: switch against changes of goal, f1",
+    *("Metacontroller: switch against changes of goal, f1", "Unseen way over four places"),
 )
 HEAD = ("result", "value", "95 % interval", "protocol", "seeds", "steps", "wall-clock", "machine")
 BRIEF = ("sticky", "noops", "noop_max", "frames_per_action", "episodes")  # of a protocol, in README
