@@ -61,6 +61,14 @@ def test_pages_follow_each_other(built):
     assert [a["href"] for a in front.select(".cards a")] == [f"{name}.html" for name in NOTEBOOKS]
 
 
+def test_parameters_and_imports_are_folded_and_nothing_else(built):
+    for name in NOTEBOOKS:
+        page = BeautifulSoup((built / f"{name}.html").read_text(), "html.parser")
+        names = [summary.text for summary in page.find_all("summary")]
+        assert names[:2] == ["parameters", "imports"], name
+        assert set(names[2:]) == {"Solution"}
+
+
 def test_viewers_are_kept_and_live_widgets_are_not(built):
     page = (built / "03_metacontroller.html").read_text()
     assert 'data-kind="beta"' in page

@@ -25,12 +25,12 @@ def curves_figure(bins: int = 24) -> Figure:
                 means([row for row in own if row["seed"] == s], longest, bins) for s in {row["seed"] for row in own}
             ]
             for success in seeds:
-                axes.plot(middles, success, color=colour, lw=0.7, alpha=0.4)
+                axes.plot(middles, success, color=colour, lw=1, alpha=0.5)
             if seeds:
                 axes.plot(middles, np.median(seeds, axis=0), color=colour, lw=2, label=agent)
         axes.set(xlabel="thousand emulator steps", title=f"unseen way over {task}", ylim=(0, 1))
     panels[0, 0].set(ylabel="success")
-    panels[0, 0].legend(fontsize=8)
+    panels[0, -1].legend(*panels[0, 0].get_legend_handles_labels(), fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
+from bs4 import BeautifulSoup
 from jinja2 import pass_context
 from latex2mathml.converter import convert
 from nbconvert.exporters import HTMLExporter
@@ -52,16 +53,25 @@ class Pages(HTMLExporter):
 
     def __init__(self):
         super().__init__(template_name="basic")
-        self.register_filter("highlight_code", self.highlighted)
-
-    def highlighted(self, source: str, **_) -> str:
-        """Code in colours by class."""
-        return MarkdownWithMath(renderer=Renderer(escape=False)).render(f"```python\n{source}\n```")
 
     @pass_context
     def markdown2html(self, context, source: str) -> str:
         """A markdown cell or output."""
         return markdown(source)
+
+
+def folded(body: str, notebook: nbformat.NotebookNode) -> str:
+    """A page's inside with the cells of parameters and of mere imports folded."""
+    page = BeautifulSoup(body, "html.parser")
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell, area in zip(cells, page.select(".input_area"), strict=True):
+        imports = all(re.match(r"import |from |\s|\)|$", line) for line in cell.source.splitlines())
+        if imports or "parameters" in cell.metadata.get("tags", ()):
+            area.wrap(page.new_tag("details"))
+            summary = page.new_tag("summary")
+            summary.string = "imports" if imports else "parameters"
+            area.insert_before(summary)
+    return str(page)
 
 
 def markdown(text: str) -> str:
@@ -130,7 +140,7 @@ def build(out: Path) -> list[Path]:
             if "outputs" in cell:
                 cell.outputs = [output for output in cell.outputs if LIVE not in output.get("data", {})]
         body, _ = exporter.from_notebook_node(notebook)
-        pages[name] = page(name, title_of(notebook), body, names)
+        pages[name] = page(name, title_of(notebook), folded(body, notebook), names)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as whole:
         for name, content in pages.items():
