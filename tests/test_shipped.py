@@ -89,6 +89,7 @@ def test_the_grid_worlds_switch_opens_at_changes_of_subgoal():
     [
         ("policy", "Robustified, first key: key in the first life", 100, False, 1_200),
         ("policy_key_and_door", "Robustified, key and door: 400 points in the first life", 400, True, 1_600),
+        ("policy_2500_points", "Robustified, 2,500 points: 2500 points in the first life", 2_500, True, 2_400),
     ],
 )
 def test_a_policy_does_from_reset_what_its_record_says(weights, record, points, greedy, max_frames):
