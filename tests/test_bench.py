@@ -218,6 +218,7 @@ def test_reinforced_agents_are_played_from_their_weights(small_pair, tmp_path, m
     asked, trained = {"places": (0, 1)}, {}
     monkeypatch.setattr(tasks, "STARTS", 2)
     for agent, changes in reinforcement.AGENTS.items():
+        changes = changes | {name: shared[name] for name in ("rollout", "batch", "minibatches")}
         folder = reinforcement.trained({"seed": 0} | changes | asked)
         assert reinforcement.won(folder, changes | asked).shape == (6,)
         weights = next(folder.glob("*.safetensors"))
