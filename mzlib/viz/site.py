@@ -132,7 +132,7 @@ def build(out: Path) -> list[Path]:
     notebooks = {path.stem: nbformat.read(path, 4) for path in paths}
     names = ["index", *notebooks, "teaching"]
     pages, exporter = {}, Pages()
-    texts = {name: (root / name).read_text() for name in ("README.md", "teaching.md")}
+    texts = {name: (root / name).read_text(encoding="utf-8") for name in ("README.md", "teaching.md")}
     pages["teaching"] = page("teaching", "For teachers", markdown(texts["teaching.md"]), names)
     pages["index"] = page("index", LABELS["index"], front(texts["README.md"], notebooks), names)
     for name, notebook in notebooks.items():
@@ -144,9 +144,9 @@ def build(out: Path) -> list[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as whole:
         for name, content in pages.items():
-            Path(whole, f"{name}.html").write_text(content)
+            Path(whole, f"{name}.html").write_text(content, encoding="utf-8")
         colours = HtmlFormatter(style="default").get_style_defs(".highlight")
-        Path(whole, "site.css").write_text(colours + "\n" + STYLE.read_text())
+        Path(whole, "site.css").write_text(colours + "\n" + STYLE.read_text(encoding="utf-8"), encoding="utf-8")
         shutil.copy(root / "LICENSE", whole)
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(whole, out)
