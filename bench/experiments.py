@@ -7,7 +7,7 @@ other_games  pitfall and private_eye with downscaled cells: 3 seeds of 1 M steps
 hundred_million  one search of 100 M steps, its score verified by replay
 pinpad       the grid world of notebook 00: switch, codes and internal RL, three seeds
 metacontroller  notebook 03: three seeds, openings against two truths, what codes tell, and whether they steer
-internal_rl  reinforcement over codes beside raw actions, one held-out task, 3 seeds; needs notebook 04's profiles
+internal_rl  notebook 04: reinforcement over codes and its rivals on two unseen ways, 3 seeds each; single codes by leg
 cloning      the backbone of notebook 02 in four variants: held-out steps, acting from reset, free runs, probes
 ablations    robustify with one thing changed: 3 seeds each, shorter
 robustify    ten demos of the first key (3 seeds), of key and door, six of 2,500 points; 200 episodes from reset each
@@ -403,7 +403,7 @@ def internal_rl(workers: int) -> list[dict]:
         way = " to ".join(GOALS[goal].name for goal in leg)
         for code, arrived in by_code.items():
             what = f"one code from the prior held for at most {reinforcement.LEG_STEPS} steps; the best: of "
-            what += f"{reinforcement.CODES_TRIED}, chosen on selection seeds"
+            what += f"{reinforcement.CODES_TRIED}, chosen on selection seeds, where any code was played too"
             protocol = {"experiment": "internal_rl", "what": what, "sticky": 0.25, "episodes": len(arrived)}
             changes = {"interval": bootstrap_interval(arrived)}
             results.append(

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from mzlib.layers import BidirectionalHawk
 
+BELOW_ONE = 1 - 2.0**-24  # in float32
+
 
 @dataclass(frozen=True)
 class MetacontrollerConfig:
@@ -111,7 +113,8 @@ class Switch(nn.Module):
     def forward(self, seen: Tensor, code: Tensor, noise: Tensor | float = 0.0) -> Tensor:
         """β (b, 1), from `first_layer` (b, switch_width) and z_{t−1} (b, n_z)."""
         logit = self.out(F.relu(seen + self.code(code)))
-        return torch.sigmoid((logit + noise) / self.temperature)
+        beta = torch.sigmoid((logit + noise) / self.temperature)
+        return beta.clamp(max=BELOW_ONE)  # which rounding alone makes 1: a threshold of 1 is never reached
 
 
 class Hypernetwork(nn.Module):

@@ -17,8 +17,6 @@ from mzlib.places import GOALS
 from mzlib.policies import ClonePolicy
 from mzlib.probes import SupervisedControllers
 
-BELOW_ONE = 1 - 2.0**-24  # in float32
-
 Control = Callable[[Tensor, Tensor, Observation], Tensor]  # e (n, n_e), fresh (n,), what is seen, to ê (n, n_e)
 
 
@@ -71,7 +69,6 @@ class CodeControl:
         self.steps = torch.where(fresh, 0, self.steps + 1)
         self.code, self.history = (x.masked_fill(fresh[:, None], 0.0) for x in (self.code, self.history))
         self.switch, self.history = meta.step(residual, self.history, self.code)
-        self.switch = self.switch.clamp(max=BELOW_ONE)  # rounding alone makes it 1; a threshold of 1 is not reached
         forced = torch.tensor([meta.forced(t) for t in self.steps.tolist()], device=residual.device)
         self.switch = torch.where(forced, 1.0, self.switch)
         self.opened = self.switch >= self.threshold

@@ -77,6 +77,8 @@ def test_at_threshold_one_only_switch_rate_opens():
         control.look(residual, began & (t == 0))
         opened.append(control.opened.tolist())
     assert opened == [[t % 3 == 0] * 2 for t in range(7)]
+    followed = meta.follow(torch.randn(2, 7, 8), torch.randn(2, 7, 2), threshold=1.0)
+    assert ((followed.switch >= 1) == torch.tensor(opened).T).all(), "the parallel form too"
 
 
 def test_without_control_it_is_the_clone(small_pair):

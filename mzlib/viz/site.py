@@ -127,12 +127,11 @@ def build(out: Path) -> list[Path]:
     """Write the site anew into `out`, in one go; its files. ValueError for a folder that is no site."""
     if out.exists() and not (out / "index.html").exists() and any(out.iterdir()):
         raise ValueError(f"--out {out}: holds other things than a site; name a new or empty folder")
-    root = runs.data_dir().parent
-    paths = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    paths = sorted((runs.REPO / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     notebooks = {path.stem: nbformat.read(path, 4) for path in paths}
     names = ["index", *notebooks, "teaching"]
     pages, exporter = {}, Pages()
-    texts = {name: (root / name).read_text(encoding="utf-8") for name in ("README.md", "teaching.md")}
+    texts = {name: (runs.REPO / name).read_text(encoding="utf-8") for name in ("README.md", "teaching.md")}
     pages["teaching"] = page("teaching", "For teachers", markdown(texts["teaching.md"]), names)
     pages["index"] = page("index", LABELS["index"], front(texts["README.md"], notebooks), names)
     for name, notebook in notebooks.items():
@@ -147,7 +146,7 @@ def build(out: Path) -> list[Path]:
             Path(whole, f"{name}.html").write_text(content, encoding="utf-8")
         colours = HtmlFormatter(style="default").get_style_defs(".highlight")
         Path(whole, "site.css").write_text(colours + "\n" + STYLE.read_text(encoding="utf-8"), encoding="utf-8")
-        shutil.copy(root / "LICENSE", whole)
+        shutil.copy(runs.REPO / "LICENSE", whole)
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(whole, out)
         out.chmod(0o755)  # the temporary folder is for its owner alone
@@ -159,7 +158,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mzlib.viz.site", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("site"), help="a folder (site)")
     given = parser.parse_args()
-    files = build(given.out)
+    try:
+        files = build(given.out)
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
     size = sum(path.stat().st_size for path in files) / 2**20
     print(f"{given.out}: {len(files)} files, {size:.1f} MB; open {given.out / 'index.html'}")
 
