@@ -52,7 +52,8 @@ def pick_device(name: str = "auto") -> str:
 @cache
 def machine() -> str:
     """The machine in words, without its name: "4 cores, Intel Xeon 2.5 GHz, 23 GiB"."""
-    parts = [f"{os.cpu_count()} cores", _processor()]
+    cores, usable = os.cpu_count(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parts = [f"{cores} cores" if usable == cores else f"{usable} of {cores} cores", _processor()]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         parts.append(f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB")
     torch = sys.modules.get("torch")
