@@ -51,6 +51,12 @@ CASES: dict[str, tuple[Case, ...]] = {
         Case(([0, 0.5, 0.4, 0.6, 0.7], 0.5), (1, 2, 1, 1)),
         Case(([1, 0.3, 0.3], 0.3), (1, 1, 1)),
     ),
+    "00 rg-lru": (
+        Case(([1.0], [0.5], [0.5], 0.9), (0.5,)),
+        Case(([2.0, 0.0], [1.0, 1.0], [1.0, 0.5], 0.9), (2.0, 1.3122)),
+        Case(([1.0, -1.0, 3.0], [0.5, 0.0, 1.0], [0.5, 0.5, 0.25], 0.8), (0.5, 0.2048, 2.4361967255)),
+        Case(([0.0, 4.0], [1.0, 0.25], [1.0, 0.5], 0.95), (0.0, 0.58015478)),
+    ),
     "01 repeat rate": (
         Case(([3, 3, 3, 3, 3],), 1.0),
         Case(([0, 1, 0, 1],), 0.0),
@@ -197,6 +203,31 @@ CASES: dict[str, tuple[Case, ...]] = {
         Case(([0, 0, 0, 0, 0, 0, 0, 8000],), 0.0),
         Case(([1000, 10, 20, 30, 40, 50, 60, 0],), 35.0),
         Case(([9, 1, 2],), 4.0),
+    ),
+    "08 interval": (
+        Case(([0, 10], [[0, 0], [0, 1], [1, 1]], 0), (0, 10)),
+        Case(([0, 10], [[1, 1], [0, 1], [0, 0]], 1), (5, 5)),
+        Case(([3, 0, 6], [[0, 0, 2], [1, 1, 1], [2, 2, 2], [0, 1, 2], [1, 1, 0]], 1), (1, 4)),
+    ),
+    "08 improvement": (
+        Case(([3, 4], [1, 2]), 1.0),
+        Case(([0, 0], [0, 0, 0]), 0.5),
+        Case(([400, 0], [100, 100, 500]), 0.3333333333),
+        Case(([1], [1, 0]), 0.75),
+    ),
+    "08 comparable": (
+        Case(({"kind": "policy", "sticky": 0.25, "lives": 6}, {"kind": "policy", "sticky": 0.25, "lives": 6}), True),
+        Case(({"kind": "search", "sticky": 0.25, "lives": 6}, {"kind": "policy", "sticky": 0.25, "lives": 6}), False),
+        Case(({"kind": "policy", "sticky": 0.25, "lives": 1}, {"kind": "policy", "sticky": 0.25, "lives": 6}), False),
+        Case(({"kind": "policy", "sticky": 0.25}, {"kind": "policy", "sticky": 0.25}), False),
+        Case(
+            (
+                {"kind": "policy", "sticky": 0.25, "lives": 1, "machine": "a"},
+                {"kind": "policy", "sticky": 0.25, "lives": 1, "machine": "b"},
+            ),
+            True,
+        ),
+        Case(({"kind": "search", "sticky": 0.0, "lives": 6}, {"kind": "search", "sticky": 0.25, "lives": 6}), False),
     ),
 }
 

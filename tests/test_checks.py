@@ -39,6 +39,13 @@ WRONG = {
             [t for t, b in enumerate(switches) if not t or b > threshold], len(switches)
         ),
     ),
+    "00 rg-lru": (
+        lambda inputs, opens, remembers, decay: recurred(inputs, opens, [1] * len(remembers), decay),
+        lambda inputs, opens, remembers, decay: recurred(inputs, [1] * len(opens), remembers, decay),
+        lambda inputs, opens, remembers, decay: recurred(inputs, opens, remembers, decay, power=1),
+        lambda inputs, opens, remembers, decay: recurred(inputs, opens, remembers, decay, first=False),
+        lambda inputs, opens, remembers, decay: recurred(inputs, opens, remembers, decay, rest=lambda a: 1 - a),
+    ),
     "01 repeat rate": (
         lambda actions: sum(a == b for a, b in zip(actions, actions[1:], strict=False)) / len(actions),
         lambda actions: sum(a != b for a, b in zip(actions, actions[1:], strict=False)) / (len(actions) - 1),
@@ -162,6 +169,24 @@ WRONG = {
         lambda scores: float(np.median(scores)),
         lambda scores: float(np.mean(scores[len(scores) // 4 : len(scores) - len(scores) // 4])),
     ),
+    "08 interval": (
+        lambda scores, draws, cut: (min(scores), max(scores)),
+        lambda scores, draws, cut: ends([np.mean([scores[i] for i in draw]) for draw in draws], cut),
+        lambda scores, draws, cut: ends(sorted(np.median([scores[i] for i in draw]) for draw in draws), cut),
+        lambda scores, draws, cut: ends(sorted(np.mean([scores[i] for i in draw]) for draw in draws), 0),
+    ),
+    "08 improvement": (
+        lambda ours, theirs: float(np.mean(ours) > np.mean(theirs)),
+        lambda ours, theirs: np.mean([x > y for x in ours for y in theirs]),
+        lambda ours, theirs: np.mean([x >= y for x in ours for y in theirs]),
+        lambda ours, theirs: np.mean([x > y for x, y in zip(ours, theirs, strict=False)]),
+    ),
+    "08 comparable": (
+        lambda ours, theirs: ours == theirs,
+        lambda ours, theirs: ours["kind"] == theirs["kind"],
+        lambda ours, theirs: all(ours.get(key) == theirs.get(key) for key in ("kind", "sticky", "lives")),
+        lambda ours, theirs: True,
+    ),
     "05 accept": (
         lambda score, length, old_score, old_length: score >= old_score,
         lambda score, length, old_score, old_length: length < old_length,
@@ -176,6 +201,19 @@ def integrated(switches, proposals):
     for switch, proposal in zip(switches, proposals, strict=True):
         codes.append(switch * proposal + (1 - switch) * codes[-1])
     return codes[1:]
+
+
+def recurred(inputs, opens, remembers, decay, power=8, first=True, rest=lambda a: np.sqrt(1 - a * a)):
+    state, states = 0.0, []
+    for t, (u, i, r) in enumerate(zip(inputs, opens, remembers, strict=True)):
+        a = 0.0 if first and t == 0 else decay ** (power * r)
+        state = a * state + rest(a) * i * u
+        states.append(state)
+    return states
+
+
+def ends(values, cut):
+    return values[cut], values[len(values) - 1 - cut]
 
 
 def nats(a, b):

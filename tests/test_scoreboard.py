@@ -36,7 +36,7 @@ def test_headlines_are_some_of_the_results_each_once():
     names, shown = [row[0] for row in scoreboard.rows()], [record["name"] for record in scoreboard.headlines()]
     assert set(shown) < set(names)
     assert len(shown) == len(set(shown))
-    for begin in ("Go-Explore: score after 5 M", "Open-loop", "Grid world: switch"):
+    for begin in ("Go-Explore: steps to the first key", "Open-loop", "Grid world: switch"):
         assert any(name.startswith(begin) for name in shown)
 
 
@@ -51,3 +51,46 @@ def test_brief_rows_keep_what_decides_a_score():
 def test_missing_markers():
     with pytest.raises(ValueError, match="markers"):
         scoreboard.with_results("# nothing")
+
+
+def test_agents_stand_by_kind_then_by_score():
+    table = scoreboard.agents()
+    by_name = {row[0]: dict(zip(scoreboard.AGENT_HEAD, row, strict=True)) for row in table}
+    assert len(by_name) == len(table), "one row an agent"
+    kinds = [scoreboard.KINDS.index(row[1]) for row in table]
+    assert kinds == sorted(kinds)
+    for kind in set(kinds):
+        scores = [
+            float(row[2].split()[0].replace(",", "")) for row, its in zip(table, kinds, strict=True) if its == kind
+        ]
+        assert scores == sorted(scores)
+    assert by_name["Open-loop demo"]["the score is"] == scoreboard.REPLAY
+    assert by_name["Go-Explore, 5 M steps, domain cells (median)"]["the score is"] == scoreboard.SEARCH
+    stored = {record["name"]: record for record in read_results()["robustify"]}
+    record = stored["Robustified, first key: first-life score (mean)"]
+    row = by_name["Robustified, first key"]
+    assert (row["the score is"], row["seeds"]) == (scoreboard.POLICY, "3")
+    assert row["first life"].startswith(f"{record['value']:,.0f} (")
+
+
+def test_an_agent_needs_a_score_of_montezumas_revenge(monkeypatch):
+    results = {
+        "a": [RECORD, RECORD | {"name": "X: whole-game score (mean)", "protocol": {"what": "", "game": "pitfall"}}]
+    }
+    monkeypatch.setattr(scoreboard, "read_results", lambda: results)
+    assert set(scoreboard.agents()) == set(scoreboard.PUBLISHED)
+
+
+def test_all_results_of_a_file_open_at_a_click():
+    text = scoreboard.folded("open_loop")
+    assert text.startswith(
+        f"<details><summary>open_loop: {len(read_results()['open_loop'])} results</summary>\n\n| result |"
+    )
+
+
+def test_learning_curves_of_every_seed(tmp_path, monkeypatch):
+    figure = scoreboard.curves_figure()
+    search, robust, _, ways = figure.axes
+    assert len(search.lines) >= 3
+    assert len(robust.lines) == 5, "three seeds of the first key, one of key and door, one of 2,500 points"
+    assert {text.get_text() for text in ways.get_legend().get_texts()} > {"raw actions"}

@@ -1,3 +1,4 @@
+import base64
 import io
 import re
 import subprocess
@@ -18,6 +19,7 @@ from mzlib.viz.clips import (
     render_demo,
     render_trajectory,
     show_clip,
+    show_wall,
     strip_frames,
     write_mp4,
 )
@@ -204,3 +206,19 @@ def test_a_notebook_gets_video_and_filmstrip_within_budget(monkeypatch):
     data, metadata = strip._repr_png_()
     assert len(data) < 120_000 * 3 / 4
     assert metadata["alt"].startswith('Down the "ladder" Filmstrip, steps 0, 18,')
+
+
+def test_a_wall_of_clips(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    long, short = render_demo(walk(12)), render_demo(walk(2))
+    show_wall({"down & out": long, "for two steps": short})
+    tiles, rows = shown
+    assert tiles.data.count("<video controls loop muted") == 2
+    assert "<figcaption>down &amp; out</figcaption>" in tiles.data
+    data, metadata = rows._repr_png_()
+    assert metadata["alt"].endswith("in the same order: down & out; for two steps.")
+    height, width = filmstrip(long, 4, columns=4).shape[:2]
+    assert filmstrip(short, 4, columns=4).shape[1] < width
+    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+        assert picture.size == (width, 2 * (height + 8))

@@ -66,7 +66,7 @@ def test_parameters_and_imports_are_folded_and_nothing_else(built):
         page = BeautifulSoup((built / f"{name}.html").read_text(), "html.parser")
         names = [summary.text for summary in page.find_all("summary")]
         assert names[:2] == ["parameters", "imports"], name
-        assert set(names[2:]) == {"Solution"}
+        assert {name for name in names[2:] if not re.fullmatch(r"\w+: \d+ results", name)} == {"Solution"}
 
 
 def test_viewers_are_kept_and_live_widgets_are_not(built):

@@ -10,7 +10,7 @@ import functools
 import html
 import io
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -279,13 +279,33 @@ def show_clip(clip: Clip, alt: str, n: int = 8, at: Sequence[int] | None = None,
     """
     from IPython.display import HTML, display
 
+    display(HTML(_video(clip, alt, speed)))
+    show_filmstrip(clip, alt, n, at)
+
+
+def _video(clip: Clip, alt: str, speed: float) -> str:
     source, label = data_uri(mp4_bytes(clip, speed=speed), "video/mp4"), html.escape(alt, quote=True)
     style = f"width:100%;max-width:{clip.size[0] * 3 // 4}px;height:auto"
-    video = (
-        f'<video controls loop muted playsinline style="{style}" aria-label="{label}" src="{source}">{label}</video>'
+    return f'<video controls loop muted playsinline style="{style}" aria-label="{label}" src="{source}">{label}</video>'
+
+
+def show_wall(clips: Mapping[str, Clip], speed: float = 1.0, n: int = 4) -> None:
+    """Display clips side by side under their names, to play; and under them, for viewers that drop video, a row of `n`
+    pictures of each."""
+    from IPython.display import HTML, display
+    from IPython.display import Image as Png
+
+    tiles = "".join(
+        f'<figure style="margin:0"><figcaption>{html.escape(name)}</figcaption>{_video(clip, name, speed)}</figure>'
+        for name, clip in clips.items()
     )
-    display(HTML(video))
-    show_filmstrip(clip, alt, n, at)
+    columns = "repeat(auto-fit,minmax(min(100%,300px),1fr))"
+    display(HTML(f'<div style="display:grid;grid-template-columns:{columns};gap:12px;max-width:800px">{tiles}</div>'))
+    rows = [filmstrip(clip, n, columns=n) for clip in clips.values()]
+    widest = max(row.shape[1] for row in rows)
+    rows = [np.pad(row, ((0, 8), (0, widest - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    alt = "A row of pictures of each, in the same order: " + "; ".join(clips) + "."
+    display(Png(png_bytes(np.concatenate(rows), 32), alt=alt))
 
 
 def show_filmstrip(clip: Clip, alt: str, n: int = 8, at: Sequence[int] | None = None) -> None:

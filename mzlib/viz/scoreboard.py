@@ -1,7 +1,7 @@
-"""The scoreboard: one table of all results, from data/results and the reader's own runs; README's copy of it.
+"""The scoreboard: the agents' scores beside the published ones, every result, the reader's own runs, learning curves.
 
-`python -m mzlib.viz.scoreboard --write README.md` puts its headlines between README's results markers; notebook 08 has
-every row.
+`python -m mzlib.viz.scoreboard --write README.md` puts the agents and the headlines between README's results markers;
+notebook 08 has every row.
 """
 
 import argparse
@@ -9,17 +9,39 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from mzlib.runs import found_runs, read_results, write_atomic
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from mzlib.emulator import GAMES
+from mzlib.runs import data_dir, found_runs, read_curve, read_results, write_atomic
+from mzlib.viz.style import OKABE_ITO
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 HEADLINES = (  # beginnings of names, in README's order
-    *("Go-Explore: steps to the first key", "Go-Explore: score after", "Open-loop demo", "Robustified"),
-    *("Clone, step layout: key", "Clone, step layout, with the policies' rollouts: key"),
+    *("Go-Explore: steps to the first key", "Open-loop demo: 100 points in the first life"),
+    *("Robustified, first key: key in the first life", "Clone, step layout: key in the first life"),
+    *("Clone, step layout, with the policies' rollouts: key in the first life",),
+    *("Open-loop demo to the door: 400 points in the first life",),
+    *("Robustified, key and door: 400 points in the first life",),
+    *("Robustified, 2,500 points: 2500 points in the first life", "PPO + RND: key in the whole game"),
     *("Grid world: switch against", "Grid world: success of"),
     *("Metacontroller: switch against changes of goal, f1", "Unseen way over four places"),
 )
 HEAD = ("result", "value", "95 % interval", "protocol", "seeds", "steps", "wall-clock", "machine")
 BRIEF = ("sticky", "noops", "noop_max", "frames_per_action", "episodes")  # of a protocol, in README
+AGENT_HEAD = ("agent", "the score is", "whole game", "first life", "seeds", "steps in all", "wall-clock")
+KINDS = (SEARCH, REPLAY, POLICY) = (
+    *("a search's best way, deterministic emulator", "a demo's replay, sticky, from reset"),
+    *("a policy's, sticky, from reset",),
+)
+PUBLISHED = (  # not measured here; each under its own protocol
+    ("Go-Explore 2021, no domain knowledge (mean of 50; secondary source)", SEARCH, "24,758", "", "50", "500 M", ""),
+    ("Go-Explore 2021, no domain knowledge, robustified", POLICY, "43,791", "", "", "2,500 M", ""),
+    ("PPO + RND (Burda et al. 2018)", POLICY, "8,152", "", "", "500 M", ""),
+)
+WHOLE_GAME, FIRST_LIFE, FOUND = "whole-game score", "first-life score", "score after "  # beginnings of a score's name
 
 
 def protocol_text(protocol: Mapping, brief: bool = False) -> str:
@@ -83,9 +105,9 @@ def rows(own_runs: bool = False) -> list[tuple[str, ...]]:
     return table
 
 
-def markdown(table: list[tuple[str, ...]]) -> str:
-    """The rows as a Markdown table under HEAD, or under as much of it as they are long."""
-    head = HEAD[: len(table[0])] if table else HEAD
+def markdown(table: list[tuple[str, ...]], head: tuple[str, ...] = HEAD) -> str:
+    """The rows as a Markdown table under `head`, or under as much of it as they are long."""
+    head = head[: len(table[0])] if table else head
     lines = [head, ("---",) * len(head), *table]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
@@ -96,6 +118,71 @@ def stored_table(names: Iterable[str]) -> str:
     return markdown([result_row(record) for name in names for record in stored.get(name, [])])
 
 
+def agents() -> list[tuple[str, ...]]:
+    """One row of AGENT_HEAD an agent of which a score is stored, and the published ones: by kind, then by score."""
+    found = {}
+    for record in (record for records in read_results().values() for record in records):
+        agent, _, metric = record["name"].partition(": ")
+        if record["unit"] != "points" or not metric.startswith((WHOLE_GAME, FIRST_LIFE, FOUND)):
+            continue
+        game = record["protocol"].get("game", GAMES[0])
+        agent += f", {metric.removeprefix(FOUND)}" if metric.startswith(FOUND) else ""
+        if game == GAMES[0]:
+            found.setdefault(agent, {})["first" if metric.startswith(FIRST_LIFE) else "whole"] = record
+    table = []
+    for agent, records in found.items():
+        record, sticky = records["whole"], records["whole"]["protocol"]["sticky"]
+        replayed = "replay" in record["protocol"]["what"]
+        seeds, _, wall, _ = result_row(record)[-4:]
+        cost = seeds, f"{(record['steps'] + record['upstream_steps']) / 1e6:.1f} M", wall
+        scores = (_score(records[which]) if which in records else "" for which in ("whole", "first"))
+        table.append((agent, REPLAY if sticky and replayed else POLICY if sticky else SEARCH, *scores, *cost))
+    table += PUBLISHED
+    return sorted(table, key=lambda row: (KINDS.index(row[1]), float(row[2].split()[0].replace(",", ""))))
+
+
+def _score(record: Mapping) -> str:
+    row = result_row(record)
+    return number(record["value"]) + (f" ({row[2]})" if row[2] else "")
+
+
+def folded(name: str) -> str:
+    """The stored results of one name as a table that opens at a click."""
+    table = stored_table([name])
+    return f"<details><summary>{name}: {table.count(chr(10)) - 1} results</summary>\n\n{table}\n\n</details>"
+
+
+def curves_figure() -> Figure:
+    """Learning curves side by side: the searches' best score; how often starts from reset reach a demo's points; PPO +
+    RND's episodes; the unseen way over four places. Each in its own unit: they do not compare across panels."""
+    figure, axes = plt.subplots(2, 2, figsize=(9.5, 6.4))
+    panels = (
+        ("five_million", ("cells_kind",), "score", "search, deterministic: best score", 1),
+        ("robustify", ("agent",), "reset_success", "robustified, sticky: success from reset", 10),
+        ("rnd", (), "score", "PPO + RND, sticky: mean of 100 episodes", 1),
+        ("internal_rl", ("agent",), "success", "an unseen way over four places, sticky: success", 5),
+    )
+    for one, (name, kinds, value, title, window) in zip(axes.flat, panels, strict=True):
+        labels = {}
+        for row in read_curve(name) if data_dir("results", f"{name}.curve.csv").exists() else []:
+            if row[value] and row.get("task", "four places") == "four places":
+                label = ", ".join(row[kind] for kind in kinds)
+                labels.setdefault(label, {}).setdefault(row["seed"], []).append((float(row["step"]), float(row[value])))
+        for number, (label, seeds) in enumerate(labels.items()):
+            colour, style = OKABE_ITO[number % 6], "-" if number < 4 else "--"
+            for first, points in enumerate(seeds.values()):
+                steps, values = np.array(points).T
+                width = min(window, len(values))
+                values = np.convolve(values, np.ones(width) / width, "valid")
+                one.plot(steps[width - 1 :], values, style, color=colour, lw=1.2, label=None if first else label)
+        one.set(xlabel="environment steps", title=title)
+        one.set_ylim(bottom=0)
+        one.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if len(labels) > 1:
+            one.legend(fontsize=7, loc="center right", bbox_to_anchor=(1, 0.65))
+    return figure
+
+
 def headlines() -> list[Mapping]:
     """The records of HEADLINES, in their order."""
     stored = [record for records in read_results().values() for record in records]
@@ -103,16 +190,16 @@ def headlines() -> list[Mapping]:
 
 
 def with_results(text: str) -> str:
-    """A README's text with the current headlines between its markers, and where they were measured; ValueError if the
-    markers are missing."""
+    """A README's text with the agents and the current headlines between its markers, and where they were measured;
+    ValueError if the markers are missing."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"the markers {BEGIN} and {END} are needed where the table belongs")
     shown = headlines()
     machines = "; ".join(dict.fromkeys(record["machine"] for record in shown))
-    table = markdown([result_row(record, brief=True) for record in shown])
-    return f"{before}{BEGIN}\n{table}\n\nMeasured on: {machines}.\n{END}{after}"
+    scores, others = markdown(agents(), AGENT_HEAD), markdown([result_row(record, brief=True) for record in shown])
+    return f"{before}{BEGIN}\n{scores}\n\n{others}\n\nMeasured on: {machines}.\n{END}{after}"
 
 
 def main() -> None:
