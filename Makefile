@@ -79,8 +79,8 @@ test: $(INSTALLED)  ## the tests, then the committed notebooks (nbval) in a fres
 	fi; \
 	test -z "$$failed" || { echo "make test: failed:$$failed" >&2; exit 1; }
 
-test-browser: $(INSTALLED)  ## the widgets in headless Chromium, in a page and in JupyterLab; pictures in runs/screenshots
-	$(PY) -m pytest -m browser $(PYTEST_ARGS) tests
+test-browser: $(INSTALLED)  ## widgets and whole notebooks in headless Chromium and JupyterLab; pictures in runs/screenshots
+	$(PY) -m pytest -m "browser or lab" $(PYTEST_ARGS) tests
 
 fuzz: $(INSTALLED)  ## 10,000 malformed files of each kind against the reader of human play
 	MZ_FUZZ=10000 $(PY) -m pytest -k "malformed or whatever" $(PYTEST_ARGS) tests/test_agc.py

@@ -113,11 +113,15 @@ def _until(condition, seconds: float, what: str) -> None:
 
 
 @contextlib.contextmanager
-def jupyterlab(folder: Path, *sources: str, **environment: str) -> Iterator[str]:
-    """The address of a JupyterLab on a notebook with these cells, its files in `folder`."""
-    cells = [nbformat.v4.new_code_cell(source.strip(), id=f"cell-{i}") for i, source in enumerate(sources)]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "nb.ipynb")
+def jupyterlab(folder: Path, *sources: str | Path, **environment: str) -> Iterator[str]:
+    """The address of a JupyterLab on a notebook with these cells, or on a copy of the one notebook named; its files in
+    `folder`."""
+    if isinstance(sources[0], Path):
+        shutil.copy(sources[0], folder / "nb.ipynb")
+    else:
+        cells = [nbformat.v4.new_code_cell(source.strip(), id=f"cell-{i}") for i, source in enumerate(sources)]
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "nb.ipynb")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -144,10 +148,14 @@ def jupyterlab(folder: Path, *sources: str, **environment: str) -> Iterator[str]
             server.wait(60)
 
 
-def run_all_cells(browser: Browser, address: str) -> None:
-    """Open a notebook of `jupyterlab` and run it, once its kernel is there."""
+NOTEBOOK = "[...window.jupyterapp.shell.widgets('main')][0]"  # in the page
+
+
+def run_all_cells(browser: Browser, address: str, seconds: float = 120) -> list[dict]:
+    """Open a notebook of `jupyterlab`, run it once its kernel is there, and wait for its end; all outputs."""
     browser.open(address)
-    notebook = "[...window.jupyterapp.shell.widgets('main')][0]"
-    browser.wait(f"window.jupyterapp && {notebook}?.sessionContext?.session?.kernel?.status === 'idle'", 120)
-    browser.run(f"window.jupyterapp.shell.activateById({notebook}.id)")
-    browser.run("await jupyterapp.commands.execute('notebook:run-all-cells')")
+    browser.wait(f"window.jupyterapp && {NOTEBOOK}?.sessionContext?.session?.kernel?.status === 'idle'", 120)
+    browser.run(f"window.jupyterapp.shell.activateById({NOTEBOOK}.id)")
+    browser.run("jupyterapp.commands.execute('notebook:run-all-cells').finally(() => window.mzRan = true)")
+    browser.wait("window.mzRan", seconds)
+    return browser.run(f"return {NOTEBOOK}.content.model.sharedModel.cells.flatMap(cell => cell.outputs || [])")

@@ -8,7 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mzlib.runs import REPO, execute, load_profile
+from bench.browser import CHROMIUM, Browser, jupyterlab, run_all_cells
+from mzlib.runs import REPO, execute, load_profile, runs_root
 
 NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
 ABSOLUTE = re.compile(
@@ -129,3 +130,18 @@ def test_the_teachers_table_lists_every_exercise():
         names, minutes = table[path.stem[:2]].split(" | ")
         assert names.lower().split(", ") == [name.lower() for name, _ in exercises]
         assert int(minutes) == sum(int(each) for _, each in exercises)
+
+
+@pytest.mark.lab
+@each_notebook
+def test_in_jupyterlab_all_cells_run(path, tmp_path):
+    if CHROMIUM is None:
+        pytest.skip("no chromium or google-chrome here to run JupyterLab in")
+    shots = runs_root() / "screenshots"
+    shots.mkdir(parents=True, exist_ok=True)
+    with jupyterlab(tmp_path, path, MZ_RUNS=str(tmp_path / "runs")) as address, Browser(1200, 1400) as browser:
+        outputs = run_all_cells(browser, address, 1_200)
+        browser.screenshot(shots / f"lab_{path.stem}.png")
+    assert [output["evalue"] for output in outputs if output["output_type"] == "error"] == []
+    said = "".join("".join(output["text"]) for output in outputs if output["output_type"] == "stream")
+    assert said.count(": not attempted") == sum("checks.check(" in cell.source for cell in code_cells(path))
