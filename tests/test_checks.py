@@ -164,6 +164,12 @@ WRONG = {
             rewards, [episodic and e for e in [*ended[1:], False]], gamma
         ),
     ),
+    "07 bonus": (
+        lambda target, prediction, std: sum((t - p) ** 2 for t, p in zip(target, prediction, strict=True)) / std,
+        lambda target, prediction, std: float(np.mean(np.square(np.subtract(target, prediction)))),
+        lambda target, prediction, std: float(np.mean(np.abs(np.subtract(target, prediction)))) / std,
+        lambda target, prediction, std: float(np.mean(np.square(np.subtract(target, prediction)))) / std**2,
+    ),
     "08 iqm": (
         lambda scores: float(np.mean(scores)),
         lambda scores: float(np.median(scores)),

@@ -11,6 +11,7 @@ import pytest
 from bench.browser import CHROMIUM, Browser, jupyterlab, run_all_cells
 from mzlib.runs import REPO, execute, load_profile, runs_root
 
+README = (REPO / "README.md").read_text(encoding="utf-8")
 NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
 ABSOLUTE = re.compile(
     r"(?<![\w.~}:/])/(?:home|Users|tmp|var|opt|mnt|" + "|".join(["work", "root", "farm"]) + r")/[\w.]"
@@ -130,6 +131,27 @@ def test_the_teachers_table_lists_every_exercise():
         names, minutes = table[path.stem[:2]].split(" | ")
         assert names.lower().split(", ") == [name.lower() for name, _ in exercises]
         assert int(minutes) == sum(int(each) for _, each in exercises)
+
+
+@each_notebook
+def test_every_equation_is_held_against_the_code(path):
+    waiting = None
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "markdown" and "$$" in cell.source:
+            assert waiting is None, f"{waiting}: no assertion before the next equation"
+            waiting = cell.source.split("$$")[1].strip()
+        elif cell.cell_type == "code" and "assert " in cell.source:
+            waiting = None
+    assert waiting is None, f"{waiting}: no assertion after it"
+
+
+def test_readme_says_what_each_notebook_takes_and_needs():
+    told = dict(re.findall(r"^\| (0\d_\w+) \|.*\| ([\d.½]+ min, after [^|]+|[\d.½]+ min) \|$", README, re.MULTILINE))
+    assert sorted(told) == [path.stem for path in NOTEBOOKS]
+    for path in NOTEBOOKS:
+        text = " ".join("".join(cell.source for cell in nbformat.read(path, 4).cells).split())
+        minutes = re.search(r"\*\*Time\*\* ([\d.½]+|half a) minute", text)[1].replace("half a", "½")
+        assert told[path.stem].split(" min")[0] == minutes, path.stem
 
 
 @pytest.mark.lab
