@@ -33,6 +33,20 @@ AGENTS = {  # changes of the `full` profile, seeds
         },
         (0,),
     ),
+    "2,600 points": (
+        {
+            "goal": 2600,
+            "demos": "data/demos/far/points_2500.npz",
+            "demo_count": 5,
+            "total_steps": 800_000,
+            "learning_rate": 0.0003,
+            "lag": 100,  # a gate of light may have to be waited for
+            "begin_with": "data/weights/policy_2500_points.safetensors",
+            "imitation": 0.1,
+            "reward_scale": 0.002,
+        },
+        (0,),
+    ),
 }
 DEMOS = 10  # columns of the curve
 ABLATIONS = {  # of the first key
