@@ -20,22 +20,28 @@ from mzlib.viz.style import OKABE_ITO
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 HEADLINES = (  # beginnings of names, in README's order
-    *("Go-Explore: steps to the first key", "Open-loop demo: 100 points in the first life"),
-    *("Robustified, first key: key in the first life", "Clone, step layout: key in the first life"),
-    *("Clone, step layout, with the policies' rollouts: key in the first life",),
-    *("Open-loop demo to the door: 400 points in the first life",),
-    *("Robustified, key and door: 400 points in the first life",),
-    *("Robustified, 2,500 points: 2500 points in the first life", "PPO + RND: key in the whole game"),
-    *("Grid world: switch against", "Grid world: success of"),
-    *("Metacontroller: switch against changes of goal, f1", "Unseen way over four places"),
+    "Go-Explore: steps to the first key",
+    "Open-loop demo: 100 points in the first life",
+    "Robustified, first key: key in the first life",
+    "Clone, step layout: key in the first life",
+    "Clone, step layout, with the policies' rollouts: key in the first life",
+    "PPO + RND: key in the whole game",
+    "Open-loop demo to the door: 400 points in the first life",
+    "Robustified, key and door: 400 points in the first life",
+    "Robustified, 2,500 points: 2500 points in the first life",
+    "Robustified, 2,600 points: 2600 points in the first life",
+    "Grid world: switch against",
+    "Grid world: success of",
+    "Metacontroller: switch against changes of goal, f1",
+    "Unseen way over four places",
 )
 HEAD = ("result", "value", "95 % interval", "protocol", "seeds", "steps", "wall-clock", "machine")
 BRIEF = ("sticky", "noops", "noop_max", "frames_per_action", "episodes")  # of a protocol, in README
 AGENT_HEAD = ("agent", "the score is", "whole game", "first life", "seeds", "steps in all", "wall-clock")
-KINDS = (SEARCH, REPLAY, POLICY) = (
-    *("a search's best way, deterministic emulator", "a demo's replay, sticky, from reset"),
-    *("a policy's, sticky, from reset",),
-)
+SEARCH = "a search's best way, deterministic emulator"
+REPLAY = "a demo's replay, sticky, from reset"
+POLICY = "a policy's, sticky, from reset"
+KINDS = (SEARCH, REPLAY, POLICY)
 PUBLISHED = (  # not measured here; each under its own protocol
     ("Go-Explore 2021, no domain knowledge (mean of 50; secondary source)", SEARCH, "24,758", "", "50", "500 M", ""),
     ("Go-Explore 2021, no domain knowledge, robustified", POLICY, "43,791", "", "", "2,500 M", ""),
@@ -119,25 +125,24 @@ def stored_table(names: Iterable[str]) -> str:
 
 
 def agents() -> list[tuple[str, ...]]:
-    """One row of AGENT_HEAD an agent of which a score is stored, and the published ones: by kind, then by score."""
-    found = {}
+    """One row of AGENT_HEAD for each agent with a stored score in Montezuma's Revenge, and the published ones: by kind,
+    then by score."""
+    found: dict[str, dict[str, Mapping]] = {}
     for record in (record for records in read_results().values() for record in records):
         agent, _, metric = record["name"].partition(": ")
-        if record["unit"] != "points" or not metric.startswith((WHOLE_GAME, FIRST_LIFE, FOUND)):
-            continue
-        game = record["protocol"].get("game", GAMES[0])
-        agent += f", {metric.removeprefix(FOUND)}" if metric.startswith(FOUND) else ""
-        if game == GAMES[0]:
-            found.setdefault(agent, {})["first" if metric.startswith(FIRST_LIFE) else "whole"] = record
-    table = []
+        scored = record["unit"] == "points" and record["protocol"].get("game", GAMES[0]) == GAMES[0]
+        if scored and metric.startswith((WHOLE_GAME, FIRST_LIFE)):
+            found.setdefault(agent, {})[WHOLE_GAME if metric.startswith(WHOLE_GAME) else FIRST_LIFE] = record
+        elif scored and metric.startswith(FOUND):
+            found[f"{agent}, {metric.removeprefix(FOUND)}"] = {WHOLE_GAME: record}
+    table = list(PUBLISHED)
     for agent, records in found.items():
-        record, sticky = records["whole"], records["whole"]["protocol"]["sticky"]
+        record = records[WHOLE_GAME]
         replayed = "replay" in record["protocol"]["what"]
-        seeds, _, wall, _ = result_row(record)[-4:]
-        cost = seeds, f"{(record['steps'] + record['upstream_steps']) / 1e6:.1f} M", wall
-        scores = (_score(records[which]) if which in records else "" for which in ("whole", "first"))
-        table.append((agent, REPLAY if sticky and replayed else POLICY if sticky else SEARCH, *scores, *cost))
-    table += PUBLISHED
+        kind = SEARCH if not record["protocol"]["sticky"] else REPLAY if replayed else POLICY
+        scores = (_score(records[which]) if which in records else "" for which in (WHOLE_GAME, FIRST_LIFE))
+        millions = f"{(record['steps'] + record['upstream_steps']) / 1e6:.1f} M"
+        table.append((agent, kind, *scores, str(len(record["per_seed"])), millions, duration(record["wall_s"])))
     return sorted(table, key=lambda row: (KINDS.index(row[1]), float(row[2].split()[0].replace(",", ""))))
 
 
