@@ -142,7 +142,8 @@ def agents() -> list[tuple[str, ...]]:
         kind = SEARCH if not record["protocol"]["sticky"] else REPLAY if replayed else POLICY
         scores = (_score(records[which]) if which in records else "" for which in (WHOLE_GAME, FIRST_LIFE))
         millions = f"{(record['steps'] + record['upstream_steps']) / 1e6:.1f} M"
-        table.append((agent, kind, *scores, str(len(record["per_seed"])), millions, duration(record["wall_s"])))
+        seeds = str(len(record["per_seed"]) or 1)
+        table.append((agent, kind, *scores, seeds, millions, duration(record["wall_s"])))
     return sorted(table, key=lambda row: (KINDS.index(row[1]), float(row[2].split()[0].replace(",", ""))))
 
 
