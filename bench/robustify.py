@@ -33,15 +33,13 @@ AGENTS = {  # changes of the `full` profile, seeds
         },
         (0,),
     ),
-    "2,600 points": (
+    "left door": (  # two jewels and a hammer beyond it
         {
             "goal": 2600,
-            "demos": "data/demos/far/points_2500.npz",
-            "demo_count": 5,
-            "total_steps": 800_000,
-            "learning_rate": 0.0003,
-            "lag": 100,  # a gate of light may have to be waited for
-            "begin_with": "data/weights/policy_2500_points.safetensors",
+            "demos": "data/demos/far/left_door.npz",
+            "demo_count": 1,
+            "total_steps": 1_000_000,
+            "begin_with": "data/weights/policy_key_and_door.safetensors",
             "imitation": 0.1,
             "reward_scale": 0.002,
         },
