@@ -437,7 +437,8 @@ def robustify(workers: int) -> list[dict]:
             f"seed {seed}: likeliest {game['trials'][True]:.2f}, drawn {game['trials'][False]:.2f}"
             for seed, game in games.items()
         )
-        chosen = f"the better on {bench_robustify.TRIAL.episodes} selection episodes of 400 steps, by seed: {chosen}"
+        trial = f"{bench_robustify.TRIAL.episodes} selection episodes of {bench_robustify.TRIAL.max_frames // 4} steps"
+        chosen = f"the better on {trial}, by seed: {chosen}"
         wanted = "key" if goal == 100 else f"{goal} points"
         for place, scores in (("first life", "first_life_scores"), ("whole game", "scores")):
             protocol = {"experiment": "robustify", "what": trained, "actions": chosen} | games[0]["protocol"]
