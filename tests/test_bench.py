@@ -1,12 +1,13 @@
 """The benchmarks run and write what they measured; no time is asserted."""
 
 import json
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
 import torch
 
-from bench import human, reinforcement, speed, vector
+from bench import experiments, human, reinforcement, speed, vector
 from bench import internal_rl as bench_internal_rl
 from bench import metacontroller as bench_metacontroller
 from bench import rnd as bench_rnd
@@ -156,6 +157,35 @@ def test_the_archive_grows_under_the_search(monkeypatch):
     result = speed.explore_scaling(0.1, 2, few=500, many=4_000)
     assert result["explore_scaling"]["value"] > 0
     assert {"cell_bytes", "cell_bytes_explorer", "checkpoint_s"} <= result.keys()
+
+
+def test_searches_side_by_side_are_recorded_by_kind(monkeypatch):
+    written = {}
+
+    def side_by_side(workers, searches):
+        for changes in searches:
+            seed, future = changes["seed"], Future()
+            kind = changes.get("cells", "domain") + ("+" if "selection" in changes else "")
+            score = 1_000 * ("downscaled", "dynamic", "domain", "domain+").index(kind) + 100 * seed
+            final = {"score": score, "rooms": seed, "steps": 10, "protocol": {"sticky": 0.0}}
+            future.set_result((final, [{"step": 10, "score": score, "rooms": seed, "cells": 1}]))
+            yield future
+
+    monkeypatch.setattr(experiments, "seeds_searched", side_by_side)
+    monkeypatch.setattr(runs, "write_curve", lambda name, rows: written.update(curve=rows))
+    monkeypatch.setattr(runs, "write_result", lambda name, records: written.update(records=records))
+    records = {record["name"]: record for record in experiments.five_million(2)}
+    assert [*records] == [record["name"] for record in written["records"]]
+    for place, kind in enumerate(experiments.KINDS):
+        found = records[f"Go-Explore: score after 5 M steps, {kind} cells (median)"]
+        assert found["per_seed"] == {str(seed): 1_000 * place + 100 * seed for seed in range(3)}
+        assert (found["value"], found["steps"], found["protocol"]["side by side"]) == (
+            1_000 * place + 100,
+            30,
+            "2 searches",
+        )
+        shown = [(row["seed"], row["score"]) for row in written["curve"] if row["cells_kind"] == kind]
+        assert shown == [(seed, 1_000 * place + 100 * seed) for seed in range(3)]
 
 
 def test_human_play_is_converted_as_the_plain_loop_does(tmp_path, monkeypatch):

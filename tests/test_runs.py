@@ -368,10 +368,21 @@ def test_devices():
         runs.pick_device("tpu")
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores can't be chosen on this system")
+def test_the_machine_says_how_many_cores_a_run_may_use():
+    whole = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(whole)})
+        begin = f"1 of {os.cpu_count()} cores, " if os.cpu_count() > 1 else "1 cores, "
+        assert runs.machine().startswith(begin)
+    finally:
+        os.sched_setaffinity(0, whole)
+
+
 def test_the_machine_is_described_without_its_name():
     import platform
 
-    assert re.match(r"\d+ cores, .+", runs.machine())
+    assert re.match(r"\d+ (of \d+ )?cores, .+", runs.machine())
     assert platform.node() not in runs.machine()
 
 
