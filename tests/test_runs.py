@@ -373,8 +373,8 @@ def test_the_machine_says_how_many_cores_a_run_may_use():
     whole = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(whole)})
-        begin = f"1 of {os.cpu_count()} cores, " if os.cpu_count() > 1 else "1 cores, "
-        assert runs.machine().startswith(begin)
+        told = runs.machine.__wrapped__()  # it is remembered
+        assert told.startswith(f"1 of {os.cpu_count()} cores, " if os.cpu_count() > 1 else "1 cores, ")
     finally:
         os.sched_setaffinity(0, whole)
 
