@@ -33,18 +33,6 @@ AGENTS = {  # changes of the `full` profile, seeds
         },
         (0,),
     ),
-    "left door": (  # two jewels and a hammer beyond it
-        {
-            "goal": 2600,
-            "demos": "data/demos/far/left_door.npz",
-            "demo_count": 1,
-            "total_steps": 1_000_000,
-            "begin_with": "data/weights/policy_key_and_door.safetensors",
-            "imitation": 0.1,
-            "reward_scale": 0.002,
-        },
-        (0,),
-    ),
 }
 DEMOS = 10  # columns of the curve
 ABLATIONS = {  # of the first key
