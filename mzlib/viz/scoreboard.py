@@ -165,7 +165,7 @@ def curves_figure() -> Figure:
         ("five_million", ("cells_kind",), "score", "search, deterministic: best score", 1),
         ("robustify", ("agent",), "reset_success", "robustified, sticky: success from reset", 10),
         ("rnd", (), "score", "PPO + RND, sticky: mean of 100 episodes", 1),
-        ("internal_rl", ("agent",), "success", "an unseen way over four places, sticky: success", 5),
+        ("internal_rl", ("agent",), "success", "unseen way, four places, sticky: success", 5),
     )
     for one, (name, kinds, value, title, window) in zip(axes.flat, panels, strict=True):
         labels = {}
@@ -181,10 +181,10 @@ def curves_figure() -> Figure:
                 values = np.convolve(values, np.ones(width) / width, "valid")
                 one.plot(steps[width - 1 :], values, style, color=colour, lw=1.2, label=None if first else label)
         one.set(xlabel="environment steps", title=title)
-        one.set_ylim(bottom=0)
+        one.set_ylim(0, 100 if name == "rnd" and one.get_ylim()[1] < 1 else None)  # a line of zeros still is one
         one.xaxis.set_major_formatter(EngFormatter(sep=""))
         if len(labels) > 1:
-            one.legend(fontsize=7, loc="center right", bbox_to_anchor=(1, 0.65))
+            one.legend(fontsize=7, loc="best")
     return figure
 
 
