@@ -13,7 +13,7 @@ from mzlib.robustify import RobustifyConfig
 from mzlib.runs import Run
 
 EPISODES = 200
-TRIAL = EvaluationProtocol(episodes=100, first_seed=SELECTION_SEED, max_frames=2_800)
+TRIAL = EvaluationProtocol(episodes=100, first_seed=SELECTION_SEED, max_frames=1_600)
 FIRST_KEY = "first key"
 AGENTS = {  # changes of the `full` profile, seeds
     FIRST_KEY: ({}, (0, 1, 2)),

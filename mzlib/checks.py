@@ -234,6 +234,9 @@ CASES: dict[str, tuple[Case, ...]] = {
             True,
         ),
         Case(({"kind": "search", "sticky": 0.0, "lives": 6}, {"kind": "search", "sticky": 0.25, "lives": 6}), False),
+        Case(({"kind": "search", "sticky": 0.0, "lives": 6}, {"kind": "search", "sticky": 0.0, "lives": 6}), True),
+        Case(({"sticky": 0.25, "lives": 6}, {"sticky": 0.25, "lives": 6}), False),
+        Case(({"kind": "policy", "lives": 6}, {"kind": "policy", "lives": 6}), False),
     ),
 }
 

@@ -167,7 +167,7 @@ def test_searches_side_by_side_are_recorded_by_kind(monkeypatch):
             seed, future = changes["seed"], Future()
             kind = changes.get("cells", "domain") + ("+" if "selection" in changes else "")
             score = 1_000 * ("downscaled", "dynamic", "domain", "domain+").index(kind) + 100 * seed
-            final = {"score": score, "rooms": seed, "steps": 10, "protocol": {"sticky": 0.0}}
+            final = {"score": score, "rooms": seed, "steps": 10, "wall_s": 60.0 + seed, "protocol": {"sticky": 0.0}}
             future.set_result((final, [{"step": 10, "score": score, "rooms": seed, "cells": 1}]))
             yield future
 
@@ -186,6 +186,17 @@ def test_searches_side_by_side_are_recorded_by_kind(monkeypatch):
         )
         shown = [(row["seed"], row["score"]) for row in written["curve"] if row["cells_kind"] == kind]
         assert shown == [(seed, 1_000 * place + 100 * seed) for seed in range(3)]
+
+
+@pytest.mark.slow
+def test_searches_run_side_by_side_and_a_finished_one_is_not_run_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("MZ_RUNS", str(tmp_path))
+    searches = [{"seed": seed, "cells": "downscaled", "total_steps": 1_000} for seed in (1, 0)]
+    first, again = ([future.result()[0] for future in experiments.seeds_searched(2, searches)] for _ in range(2))
+    assert [final["steps"] >= 1_000 for final in first] == [True, True]
+    assert first[0]["steps"] != first[1]["steps"]
+    assert again == first
+    assert experiments.seconds_of({0: first[0], 1: first[1]}, 2) == max(final["wall_s"] for final in first)
 
 
 def test_human_play_is_converted_as_the_plain_loop_does(tmp_path, monkeypatch):

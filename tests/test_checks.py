@@ -192,6 +192,9 @@ WRONG = {
         lambda ours, theirs: ours["kind"] == theirs["kind"],
         lambda ours, theirs: all(ours.get(key) == theirs.get(key) for key in ("kind", "sticky", "lives")),
         lambda ours, theirs: True,
+        lambda ours, theirs: all(ours.get(k) and ours.get(k) == theirs.get(k) for k in ("kind", "sticky", "lives")),
+        lambda ours, theirs: "lives" in ours and all(ours.get(k) == theirs.get(k) for k in ("kind", "sticky", "lives")),
+        lambda ours, theirs: all(k in ours and ours[k] == theirs.get(k) for k in ("kind", "lives")),
     ),
     "05 accept": (
         lambda score, length, old_score, old_length: score >= old_score,

@@ -152,6 +152,8 @@ def test_readme_says_what_each_notebook_takes_and_needs():
         text = " ".join("".join(cell.source for cell in nbformat.read(path, 4).cells).split())
         minutes = re.search(r"\*\*Time\*\* ([\d.½]+|half a) minute", text)[1].replace("half a", "½")
         assert told[path.stem].split(" min")[0] == minutes, path.stem
+        before = re.search(r"\*\*Before this\*\* (.*?) \*\*Source", text)[1]
+        assert all(number in before for number in re.findall(r"\d\d$", told[path.stem])), path.stem
 
 
 @pytest.mark.lab

@@ -88,7 +88,7 @@ def test_all_results_of_a_file_open_at_a_click():
     )
 
 
-def test_learning_curves_of_every_seed(tmp_path, monkeypatch):
+def test_learning_curves_of_every_seed():
     figure = scoreboard.curves_figure()
     search, robust, _, ways = figure.axes
     assert len(search.lines) >= 3
