@@ -8,32 +8,26 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mzlib.demos import Demo
-from mzlib.runs import data_dir, read_curve
+from mzlib.runs import read_curve
 from mzlib.viz.clips import Clip, render_demo
 from mzlib.viz.style import OKABE_ITO
 
 GRAPH_HEIGHT = 48  # pixels under the screen
 
 
-def is_stored() -> bool:
-    """Whether data/results holds a full training's curves."""
-    return data_dir("results", "rnd.curve.csv").exists()
-
-
 def beside_figure(metrics: Sequence[dict] = ()) -> Figure:
-    """Best score over steps: Go-Explore's three searches with domain cells, the stored PPO + RND if there is one, and
-    rows of a run."""
+    """Best score over steps: Go-Explore's three searches with domain cells, the stored PPO + RND, and rows of a
+    run."""
     figure, axes = plt.subplots(figsize=(7, 3.2))
     searches = [row for row in read_curve("five_million") if row["cells_kind"] == "domain"]
     for seed, rows in groupby(searches, key=lambda row: row["seed"]):
         rows = list(rows)
         label = "Go-Explore, best way found (deterministic emulator)" if seed == "0" else None
         axes.step(*_columns(rows, "step", "score"), where="post", color=OKABE_ITO[0], linewidth=1, label=label)
-    if is_stored():
-        stored = [row for row in read_curve("rnd") if row["score"]]
-        label = "PPO + RND, best training episode (sticky actions)"
-        axes.step(*_columns(stored, "step", "best_score"), where="post", color=OKABE_ITO[1], label=label)
-        axes.plot(*_columns(stored, "step", "score"), color=OKABE_ITO[5], label="PPO + RND, mean of the last 100")
+    stored = [row for row in read_curve("rnd") if row["score"]]
+    label = "PPO + RND, best training episode (sticky actions)"
+    axes.step(*_columns(stored, "step", "best_score"), where="post", color=OKABE_ITO[1], label=label)
+    axes.plot(*_columns(stored, "step", "score"), color=OKABE_ITO[5], label="PPO + RND, mean of the last 100")
     own = [row for row in metrics if "score" in row]
     if own:
         axes.plot(*_columns(own, "environment_steps", "best_score"), "--", color=OKABE_ITO[2], label="your run")

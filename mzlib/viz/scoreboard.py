@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from mzlib.emulator import GAMES
-from mzlib.runs import data_dir, found_runs, read_curve, read_results, write_atomic
+from mzlib.runs import found_runs, read_curve, read_results, write_atomic
 from mzlib.viz.style import OKABE_ITO
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
@@ -170,7 +170,7 @@ def curves_figure() -> Figure:
     )
     for one, (name, kinds, value, title, window) in zip(axes.flat, panels, strict=True):
         labels = {}
-        for row in read_curve(name) if data_dir("results", f"{name}.curve.csv").exists() else []:
+        for row in read_curve(name):
             if row[value] and row.get("task", "four places") == "four places":
                 label = ", ".join(row[kind] for kind in kinds)
                 labels.setdefault(label, {}).setdefault(row["seed"], []).append((float(row["step"]), float(row[value])))
