@@ -33,6 +33,21 @@ AGENTS = {  # changes of the `full` profile, seeds
         },
         (0,),
     ),
+    "3,500 points": (
+        {
+            "goal": 3500,
+            "demos": "data/demos/far/points_3500.npz",
+            "demo_count": 1,
+            "total_steps": 1_600_000,
+            "begin_with": "data/weights/policy_key_and_door.safetensors",
+            "move": 10,
+            "window": 14,
+            "lag": 100,
+            "imitation": 0.1,
+            "reward_scale": 0.002,
+        },
+        (0,),
+    ),
 }
 DEMOS = 10  # columns of the curve
 ABLATIONS = {  # of the first key

@@ -24,16 +24,18 @@ from mzlib.go_explore.search import GoExploreConfig, Search
 from mzlib.runs import progress, runs_root
 
 
-def find(seed: int, score: int, sticky: float = 0.0, total_steps: int = 70_000) -> Demo | None:
+def find(seed: int, score: int, sticky: float = 0.0, total_steps: int = 70_000, last_reward: int = 0) -> Demo | None:
     """Search with `seed` until `score` points, then shorten and clean the way; None if the search finds nothing in
     time.
 
     The seed also draws the demo's no-ops, 0 to 30. Each reward on the way begins a new search where the last one
-    ended, of at most `total_steps`. With `sticky` the search restores the sticky generator with every state, so its
-    actions answer those that get stuck.
+    ended, of at most `total_steps`. The last of them is to be of `last_reward` points or more: from where so many are
+    missing, whoever wins fewer has gone astray. With `sticky` the search restores the sticky generator with every
+    state, so its actions answer those that get stuck.
     """
     demo = None
     while demo is None or demo.score < score:
+        won = 0 if demo is None else demo.score
         config = GoExploreConfig(
             total_steps=total_steps,
             seed=seed,
@@ -42,6 +44,7 @@ def find(seed: int, score: int, sticky: float = 0.0, total_steps: int = 70_000) 
             sticky=sticky,
             noops=int(np.random.default_rng(seed).integers(31)),
             prefix=() if demo is None else tuple(demo.actions.tolist()),
+            least_reward=last_reward if won + last_reward >= score else 0,
             workers=1,
         )
         demo = next_reward(config)
@@ -58,11 +61,12 @@ def next_reward(config: GoExploreConfig) -> Demo | None:
     with Search(config) as search:
         archive = search.archive
         begin = int(archive.column("score").max())
-        while archive.column("score").max() == begin:
+        goal = begin + max(config.least_reward, 1)
+        while archive.column("score").max() < goal:
             if archive.steps >= config.total_steps:
                 return None
             search.advance()
-        reached = np.flatnonzero(archive.column("score") > begin)
+        reached = np.flatnonzero(archive.column("score") >= goal)
         pick = archive.pick(int(reached[np.argmin(archive.column("length")[reached])]))
         try:
             demo = search.demo(Best(pick.score, pick.length, pick.node))
@@ -100,12 +104,16 @@ def main() -> None:
     parser.add_argument(
         "--total-steps", type=int, default=70_000, help="give a seed up after so many steps without a reward"
     )
+    parser.add_argument(
+        "--last-reward", type=int, default=0, help="points that the demo's last reward is to be of at least"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     folder = runs_root() / "demonstrations" / given.out.stem
     folder.mkdir(parents=True, exist_ok=True)
-    work = partial(find_and_keep, folder=folder, score=given.score, sticky=given.sticky, total_steps=given.total_steps)
+    settings = {name: getattr(given, name) for name in ("score", "sticky", "total_steps", "last_reward")}
+    work = partial(find_and_keep, folder=folder, **settings)
     kept = demos.load(given.out) if given.out.exists() else []
     seeds = count(max((demo.seed + 1 for demo in kept), default=given.first_seed))
     missing, found, pending = given.count - len(kept), {}, {}

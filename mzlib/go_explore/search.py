@@ -54,6 +54,7 @@ class GoExploreConfig:
     repeat_probability: float = 0.95
     batch: int = 20  # picks drawn at once; two batches are under way at any time
     life_loss_terminal: bool = True  # an exploration ends when a life is lost
+    least_reward: int = 0  # an exploration ends with a smaller one, too
     sticky: float = 0.0
     noops: int = 0  # raw frames before the first action
     prefix: tuple[
@@ -83,6 +84,8 @@ class GoExploreConfig:
         for name in ("total_steps", "explore_steps", "batch", "checkpoint_every", "recompute_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: at least 1 is needed")
+        if self.least_reward < 0:
+            raise ValueError(f"least_reward={self.least_reward}: points, 0 for any")
         for name in ("repeat_probability", "sticky"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: a probability in [0, 1) is needed")

@@ -96,11 +96,12 @@ class Explorer:
         score, length = task.pick.score, task.pick.length
         visited, candidates, done, offset = set(), [], None, 0
         for offset, action in enumerate(actions.tolist(), start=1):
-            score += emulator.step(action)
+            reward = emulator.step(action)
+            score += reward
             length += 1
             cell = self.cell_of(emulator)
-            ended = emulator.game_over or (config.life_loss_terminal and (cell is None or emulator.lives < lives))
-            if ended:
+            died = cell is None or emulator.lives < lives
+            if emulator.game_over or (config.life_loss_terminal and died) or 0 < reward < config.least_reward:
                 done = (score, offset)
                 break
             if offset == sampled:
