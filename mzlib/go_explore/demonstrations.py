@@ -24,16 +24,23 @@ from mzlib.go_explore.search import GoExploreConfig, Search
 from mzlib.runs import progress, runs_root
 
 
-def find(seed: int, score: int, sticky: float = 0.0, total_steps: int = 70_000, last_reward: int = 0) -> Demo | None:
+def find(
+    seed: int,
+    score: int,
+    sticky: float = 0.0,
+    total_steps: int = 70_000,
+    last_reward: int = 0,
+    begin: Demo | None = None,
+) -> Demo | None:
     """Search with `seed` until `score` points, then shorten and clean the way; None if the search finds nothing in
     time.
 
     The seed also draws the demo's no-ops, 0 to 30. Each reward on the way begins a new search where the last one
     ended, of at most `total_steps`. The last of them is to be of `last_reward` points or more: from where so many are
     missing, whoever wins fewer has gone astray. With `sticky` the search restores the sticky generator with every
-    state, so its actions answer those that get stuck.
+    state, so its actions answer those that get stuck. begin: a demo to go on from, in place of the game's start.
     """
-    demo = None
+    demo, noops = begin, int(np.random.default_rng(seed).integers(31)) if begin is None else begin.noops
     while demo is None or demo.score < score:
         won = 0 if demo is None else demo.score
         config = GoExploreConfig(
@@ -42,7 +49,7 @@ def find(seed: int, score: int, sticky: float = 0.0, total_steps: int = 70_000, 
             explore_steps=30,
             batch=5,
             sticky=sticky,
-            noops=int(np.random.default_rng(seed).integers(31)),
+            noops=noops,
             prefix=() if demo is None else tuple(demo.actions.tolist()),
             least_reward=last_reward if won + last_reward >= score else 0,
             workers=1,
@@ -107,13 +114,17 @@ def main() -> None:
     parser.add_argument(
         "--last-reward", type=int, default=0, help="points that the demo's last reward is to be of at least"
     )
+    parser.add_argument("--onward", type=Path, help="a file whose first demo, not sticky, the searches go on from")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
+    if given.onward and given.sticky:
+        parser.error(f"--sticky {given.sticky}: --onward goes on from a demo that is not sticky; leave one out")
     folder = runs_root() / "demonstrations" / given.out.stem
     folder.mkdir(parents=True, exist_ok=True)
     settings = {name: getattr(given, name) for name in ("score", "sticky", "total_steps", "last_reward")}
-    work = partial(find_and_keep, folder=folder, **settings)
+    begin = demos.load(given.onward)[0] if given.onward else None
+    work = partial(find_and_keep, folder=folder, begin=begin, **settings)
     kept = demos.load(given.out) if given.out.exists() else []
     seeds = count(max((demo.seed + 1 for demo in kept), default=given.first_seed))
     missing, found, pending = given.count - len(kept), {}, {}

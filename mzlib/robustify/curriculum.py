@@ -87,6 +87,7 @@ class CurriculumConfig:
     memory: int = 8  # episodes remembered of each starting point
     trials: int = 5  # episodes that a success rate takes
     from_reset: float = 0.75  # share of episodes from a reset once a demo's start has come there
+    later: float = 0.0  # share of episodes that begin anywhere after the earliest before: what is known is kept up
 
     def __post_init__(self):
         for name in ("window", "move", "memory", "trials"):
@@ -95,6 +96,8 @@ class CurriculumConfig:
         for name in ("threshold", "from_reset"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: a share above 0, at most 1, is needed")
+        if not 0 <= self.later < 1:
+            raise ValueError(f"later={self.later}: a share below 1 is needed")
 
 
 class Curriculum:
@@ -117,6 +120,8 @@ class Curriculum:
             if self.rng.random() < self.config.from_reset:
                 return demo, 0
             return demo, int(self.rng.integers(self.lengths[demo]))
+        if self.config.later and self.rng.random() < self.config.later:
+            return demo, int(self.rng.integers(first, self.lengths[demo]))
         return demo, int(self.rng.integers(first, min(first + self.config.window, self.lengths[demo])))
 
     def record(self, demo: int, step: int, succeeded: bool) -> None:

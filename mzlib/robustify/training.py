@@ -39,6 +39,7 @@ class RobustifyConfig:
     window: int = 10
     move: int = 6
     threshold: float = 0.2
+    later: float = 0.0
     warm_up: int = 0  # of the demo's steps taken before the start, left out of the losses: fills a GRU's memory
     # the policy and PPO
     begin_with: str = ""  # weights of an earlier policy (.safetensors), such as one for a nearer goal
@@ -75,7 +76,7 @@ class RobustifyConfig:
     @property
     def curriculum(self) -> CurriculumConfig:
         """The curriculum's settings."""
-        return CurriculumConfig(self.window, self.move, self.threshold)
+        return CurriculumConfig(self.window, self.move, self.threshold, later=self.later)
 
     @property
     def vecenv(self) -> VecEnvConfig:
