@@ -87,6 +87,15 @@ def test_open_and_run_folder_agree(book):
     )
 
 
+def test_a_folder_s_name_is_never_too_long(book):
+    many = {f"setting_{i}": "x" * 60 for i in range(6)}
+    folders = {runs.run_folder("05_tiny", "quick", many | {"last": last}) for last in (1, 2)}
+    assert len(folders) == 2, "told apart by a digest"
+    for folder in folders:
+        assert folder.name.startswith("05_tiny+last=") and len(folder.name) < 250
+        folder.mkdir(parents=True)
+
+
 def test_config_json_says_what_a_run_was(book):
     run = opened(seed=3)
     written = json.loads((run.folder / "config.json").read_text())

@@ -87,7 +87,7 @@ class CurriculumConfig:
     memory: int = 8  # episodes remembered of each starting point
     trials: int = 5  # episodes that a success rate takes
     from_reset: float = 0.75  # share of episodes from a reset once a demo's start has come there
-    later: float = 0.0  # share of episodes that begin anywhere after the earliest before: what is known is kept up
+    later: float = 0.0  # share of episodes before that from anywhere past the earliest: what is known is kept up
 
     def __post_init__(self):
         for name in ("window", "move", "memory", "trials"):

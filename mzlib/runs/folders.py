@@ -7,6 +7,7 @@ runs/<profile>/<notebook>[+key=value…]/
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -27,6 +28,8 @@ try:
 except ImportError:  # Windows: no lock
     fcntl = None
 
+LONGEST = 200  # characters of a folder's name, of which file systems allow 255 bytes
+
 
 def data_dir(*parts: str) -> Path:
     """A path inside the shipped `data/`."""
@@ -46,13 +49,16 @@ def runs_root() -> Path:
 def run_folder(notebook: str, profile: str, overrides: Mapping[str, object] | None = None) -> Path:
     """The folder of a run whose settings differ from the profile's in `overrides` only.
 
-    Keys whose value is the profile's own leave no trace in the name; the others are added as `+key=value`, sorted.
+    Keys whose value is the profile's own leave no trace in the name; the others are added as `+key=value`, sorted. A
+    name too long for a folder ends in a digest of itself.
     """
     known = load_profile(profile, notebook)
     differing = {
         key: value for key, value in (overrides or {}).items() if key not in known or known[key] != plain(value)
     }
     name = notebook + "".join(f"+{key}={_in_a_name(differing[key])}" for key in sorted(differing))
+    if len(name) > LONGEST:
+        name = f"{name[:LONGEST]}+{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return runs_root() / profile / name
 
 
