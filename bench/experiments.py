@@ -10,7 +10,8 @@ metacontroller  notebook 03: three seeds, openings against two truths, what code
 internal_rl  notebook 04: reinforcement over codes and its rivals on two unseen ways, 3 seeds each; single codes by leg
 cloning      the backbone of notebook 02 in four variants: held-out steps, acting from reset, free runs, probes
 ablations    robustify with one thing changed: 3 seeds each, shorter
-robustify    ten demos of the first key (3 seeds), of key and door, six of 2,500 points; 200 episodes from reset each
+robustify    ten demos of the first key (3 seeds), of key and door, six of 2,500 points, one of 3,500; 200 episodes from
+             reset each
 rnd          PPO + RND, profile full: scores and rooms from reset, the prediction error by room; resumes its run
 open_loop    the best demo's actions, to the key and to the door, played from reset under sticky actions, 200 episodes
 """
@@ -432,24 +433,26 @@ def internal_rl(workers: int) -> list[dict]:
 def robustify(workers: int) -> list[dict]:
     """Policies from demos, each trained with all cores, then played from reset."""
     since, folders, results = time.perf_counter(), {}, []
-    for agent, (changes, seeds) in bench_robustify.AGENTS.items():
-        folders[agent] = {seed: bench_robustify.train(changes, seed, workers) for seed in seeds}
-        goal = changes.get("goal", 100)
-        games = {seed: bench_robustify.played(folder, goal, workers) for seed, folder in folders[agent].items()}
-        finals = [runs.read_final(folder) for folder in folders[agent].values()]
-        steps, upstream, seconds = (sum(final[cost] for final in finals) for cost in COSTS)
-        trained = f"policy after {finals[0]['steps']:,} steps on {finals[0]['demos']} demos"
+    for agent, (trainings, seeds) in bench_robustify.AGENTS.items():
+        folders[agent] = {seed: bench_robustify.train(trainings, seed, workers) for seed in seeds}
+        goal, first = trainings[0].get("goal", 100), trainings[0]
+        games = {seed: bench_robustify.played(made[-1], goal, workers) for seed, made in folders[agent].items()}
+        costs = [bench_robustify.cost(made) for made in folders[agent].values()]
+        steps, upstream, seconds = (sum(parts) for parts in zip(*costs, strict=True))
+        shown = runs.read_final(folders[agent][0][-1])["demos"]
+        trained = f"policy after {costs[0][0]:,} steps on {shown} demo{'s' * (shown > 1)}"
         chosen = "; ".join(
             f"seed {seed}: likeliest {game['trials'][True]:.2f}, drawn {game['trials'][False]:.2f}"
             for seed, game in games.items()
         )
-        trial = f"{bench_robustify.TRIAL.episodes} selection episodes of {bench_robustify.TRIAL.max_frames // 4} steps"
+        trial = bench_robustify.trial(goal)
+        trial = f"{trial.episodes} selection episodes of {trial.max_frames // 4} steps"
         chosen = f"the better on {trial}, by seed: {chosen}"
         wanted = "key" if goal == 100 else f"{goal} points"
         for place, scores in (("first life", "first_life_scores"), ("whole game", "scores")):
             protocol = {"experiment": "robustify", "what": trained, "actions": chosen} | games[0]["protocol"]
-            if "begin_with" in changes:
-                protocol |= {"begins with": Path(changes["begin_with"]).stem, "self-imitation": changes["imitation"]}
+            if "begin_with" in first:
+                protocol |= {"begins with": Path(first["begin_with"]).stem, "self-imitation": first["imitation"]}
             scored = {seed: np.array(game[scores], float) for seed, game in games.items()}
             won = {seed: (of_games >= goal).astype(float) for seed, of_games in scored.items()}
             for name, values, unit in (
@@ -472,7 +475,7 @@ def ablations(workers: int) -> list[dict]:
     common = {"experiment": "ablations", "sticky": 0.25, "noop_max": 30, "frames_per_action": 4}
     for name, changes in bench_robustify.ABLATIONS.items():
         changes = changes | {"total_steps": bench_robustify.ABLATION_STEPS}
-        folders = {seed: bench_robustify.train(changes, seed, workers) for seed in range(3)}
+        folders = {seed: bench_robustify.train([changes], seed, workers)[0] for seed in range(3)}
         found = {seed: bench_robustify.ablation(folder) for seed, folder in folders.items()}
         finals = [runs.read_final(folder) for folder in folders.values()]
         steps, seconds = (sum(final[cost] for final in finals) for cost in ("steps", "wall_s"))

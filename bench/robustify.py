@@ -13,42 +13,44 @@ from mzlib.robustify import RobustifyConfig
 from mzlib.runs import Run
 
 EPISODES = 200
-TRIAL = EvaluationProtocol(episodes=100, first_seed=SELECTION_SEED, max_frames=1_600)
 FIRST_KEY = "first key"
-AGENTS = {  # changes of the `full` profile, seeds
-    FIRST_KEY: ({}, (0, 1, 2)),
+DOOR = "data/weights/policy_key_and_door.safetensors"
+FAR = {"imitation": 0.1, "reward_scale": 0.002}
+SPIDER = {
+    "goal": 3500,
+    "demos": "data/demos/far/points_3500.npz",
+    "demo_count": 1,
+    "learning_rate": 0.0003,
+    "threshold": 0.3,
+    "later": 0.25,
+    "lag": 100,
+}
+AGENTS = {  # changes of the `full` profile, one training after the other; seeds
+    FIRST_KEY: ([{}], (0, 1, 2)),
     "key and door": (
-        {"goal": 400, "total_steps": 1_600_000, "begin_with": "data/weights/policy.safetensors", "imitation": 0.1},
+        [{"goal": 400, "total_steps": 1_600_000, "begin_with": "data/weights/policy.safetensors", "imitation": 0.1}],
         (0,),
     ),
     "2,500 points": (
-        {
-            "goal": 2500,
-            "demos": "data/demos/far/points_2500.npz",
-            "demo_count": 6,
-            "total_steps": 2_500_000,  # the stored run's rate fell as if after 2.8, then 2.2 M: its record says when
-            "begin_with": "data/weights/policy_key_and_door.safetensors",
-            "imitation": 0.1,
-            "reward_scale": 0.002,
-        },
+        [
+            {
+                "goal": 2500,
+                "demos": "data/demos/far/points_2500.npz",
+                "demo_count": 6,
+                "total_steps": 2_500_000,  # the stored run's rate fell otherwise: its record says how
+                "begin_with": DOOR,
+                **FAR,
+            }
+        ],
         (0,),
     ),
     "3,500 points": (
-        {
-            "goal": 3500,
-            "demos": "data/demos/far/points_3500.npz",
-            "demo_count": 1,
-            "total_steps": 1_600_000,
-            "begin_with": "data/weights/policy_key_and_door.safetensors",
-            "learning_rate": 0.0003,
-            "move": 8,
-            "window": 12,
-            "threshold": 0.3,
-            "later": 0.25,
-            "lag": 100,
-            "imitation": 0.1,
-            "reward_scale": 0.002,
-        },
+        [
+            # the stored run: stopped at 1.27 M of 1.6 M, its start then 106 steps from the reset
+            {**SPIDER, **FAR, "begin_with": DOOR, "move": 8, "window": 12, "total_steps": 1_300_000},
+            # what it had forgotten of the way to the key comes back in larger moves
+            {**SPIDER, **FAR, "move": 24, "window": 28, "total_steps": 800_000},
+        ],
         (0,),
     ),
 }
@@ -63,13 +65,30 @@ ABLATIONS = {  # of the first key
 ABLATION_STEPS, LATE_STEPS = 600_000, 100_000
 
 
-def train(changes: dict, seed: int, workers: int) -> Path:
-    """One robustification in the `full` profile, or what there is of it; its run folder."""
+def train(trainings: list[dict], seed: int, workers: int) -> list[Path]:
+    """Robustifications in the `full` profile, each but the first beginning with the policy of the one before, or what
+    there is of them; their run folders."""
     profile = runs.load_profile("full", "06_robustify") | {"device": "cpu", "episodes": 0, "workers": workers}
-    config = runs.config_from(RobustifyConfig, profile | {"seed": seed} | changes)
-    with Run.open("06_robustify", "full", config) as run:
-        robustify.run(config, run)
-        return run.folder
+    folders = []
+    for changes in trainings:
+        if folders:
+            changes = changes | {"begin_with": str(folders[-1] / "policy.safetensors")}
+        config = runs.config_from(RobustifyConfig, profile | {"seed": seed} | changes)
+        with Run.open("06_robustify", "full", config) as run:
+            robustify.run(config, run)
+            folders.append(run.folder)
+    return folders
+
+
+def cost(folders: list[Path]) -> tuple[int, int, float]:
+    """Environment steps of the trainings in these folders, those spent before, and seconds."""
+    finals = [runs.read_final(folder) for folder in folders]
+    return sum(f["steps"] for f in finals), finals[0]["upstream_steps"], sum(f["wall_s"] for f in finals)
+
+
+def trial(goal: int) -> EvaluationProtocol:
+    """What decides between drawn and likeliest actions: long enough for the goal's demos and half of them again."""
+    return EvaluationProtocol(episodes=100, first_seed=SELECTION_SEED, max_frames=1_600 if goal <= 2500 else 2_400)
 
 
 def played(folder: Path, goal: int, workers: int) -> dict:
@@ -77,7 +96,7 @@ def played(folder: Path, goal: int, workers: int) -> dict:
     `goal` points in the first life more often on selection seeds (`trials`)."""
     make, trials = partial(ActorCriticPolicy, folder / "policy.safetensors"), {}
     for greedy in (True, False):
-        tried = evaluate(partial(make, greedy=greedy), TRIAL, workers)
+        tried = evaluate(partial(make, greedy=greedy), trial(goal), workers)
         trials[greedy] = share(tried["first_life_scores"], goal)
     policy = partial(make, greedy=max(trials, key=trials.get))
     return evaluate(policy, EvaluationProtocol(episodes=EPISODES), workers) | {"trials": trials}
@@ -107,19 +126,23 @@ def mismatched_points() -> list[int]:
     return [demo.score for demo in held]
 
 
-def write_curve(folders: dict[str, dict[int, Path]]) -> None:
+def write_curve(folders: dict[str, dict[int, list[Path]]]) -> None:
     """Success and earliest starts against steps, and each agent's policy of seed 0 as shipped weights."""
     rows = []
     for agent, seeds in folders.items():
-        for seed, folder in seeds.items():
-            for row in runs.read_metrics(folder / "metrics.jsonl"):
-                resets = row["resets"]
-                kept = {"agent": agent, "seed": seed, "step": row["environment_steps"], "success": row["success"]}
-                kept["reset_success"] = row["reset_succeeded"] / resets if resets else ""
-                earliest = [*row["earliest"], *[""] * DEMOS][:DEMOS]
-                rows.append(kept | {f"earliest_{demo}": step for demo, step in enumerate(earliest)})
+        for seed, trainings in seeds.items():
+            before = 0
+            for folder in trainings:
+                metrics = runs.read_metrics(folder / "metrics.jsonl")
+                for row in metrics:
+                    resets, step = row["resets"], before + row["environment_steps"]
+                    kept = {"agent": agent, "seed": seed, "step": step, "success": row["success"]}
+                    kept["reset_success"] = row["reset_succeeded"] / resets if resets else ""
+                    earliest = [*row["earliest"], *[""] * DEMOS][:DEMOS]
+                    rows.append(kept | {f"earliest_{demo}": step for demo, step in enumerate(earliest)})
+                before += metrics[-1]["environment_steps"]
     runs.write_curve("robustify", rows)
     for agent, seeds in folders.items():
         name = "policy" if agent == FIRST_KEY else f"policy_{agent.replace(',', '').replace(' ', '_')}"
         for suffix in (".safetensors", ".json"):
-            shutil.copy(seeds[0] / f"policy{suffix}", runs.data_dir("weights", name + suffix))
+            shutil.copy(seeds[0][-1] / f"policy{suffix}", runs.data_dir("weights", name + suffix))

@@ -11,6 +11,7 @@ from bench import experiments, human, reinforcement, speed, vector
 from bench import internal_rl as bench_internal_rl
 from bench import metacontroller as bench_metacontroller
 from bench import rnd as bench_rnd
+from bench import robustify as bench_robustify
 from bench.durability import drill, replay_the_best
 from bench.models import plain_forward, plain_scan, plain_unroll, recomputed_logits, unbound_scan
 from bench.speed import main
@@ -276,3 +277,27 @@ def test_reinforced_agents_are_played_from_their_weights(small_pair, tmp_path, m
     reinforcement.write_curve(trained)
     assert {row["agent"] for row in curves["internal_rl"]} == set(reinforcement.AGENTS)
     assert (tmp_path / "weights" / "agent.safetensors").exists()
+
+
+def test_the_record_of_a_policy_counts_every_training_that_made_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("MZ_RUNS", str(tmp_path))
+    tiny = {"environments": 4, "rollout": 16, "minibatches": 2, "epochs": 1, "demo_count": 1, "imitation": 0.1}
+    first = {"total_steps": 128, "begin_with": "data/weights/policy.safetensors", **tiny}
+    monkeypatch.setattr(bench_robustify, "AGENTS", {"key twice": ([first, {"total_steps": 64, **tiny}], (0,))})
+    monkeypatch.setattr(bench_robustify, "EPISODES", 2)
+    trial = bench_robustify.EvaluationProtocol(episodes=2, first_seed=50_000, max_frames=80)
+    monkeypatch.setattr(bench_robustify, "trial", lambda goal: trial)
+    curves = {}
+    (tmp_path / "weights").mkdir()
+    monkeypatch.setattr(runs, "write_curve", lambda name, rows: curves.update({name: rows}))
+    monkeypatch.setattr(runs, "data_dir", lambda *parts: tmp_path.joinpath(*parts))
+    records = {record["name"]: record for record in experiments.robustify(1)}
+    record = records["Robustified, key twice: key in the first life"]
+    before = json.loads((runs.REPO / "data/weights/policy.json").read_text())["environment_steps"]
+    assert record["steps"] == 128 + 64
+    assert record["upstream_steps"] == before
+    assert record["protocol"]["what"] == "policy after 192 steps on 1 demo"
+    assert record["protocol"]["begins with"] == "policy"
+    about = json.loads((tmp_path / "weights" / "policy_key_twice.json").read_text())
+    assert about["environment_steps"] == before + 192
+    assert [row["step"] for row in curves["robustify"]] == [64, 128, 192]
