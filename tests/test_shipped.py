@@ -90,6 +90,7 @@ def test_the_grid_worlds_switch_opens_at_changes_of_subgoal():
         ("policy", "Robustified, first key: key in the first life", 100, False, 1_200),
         ("policy_key_and_door", "Robustified, key and door: 400 points in the first life", 400, True, 1_600),
         ("policy_2500_points", "Robustified, 2,500 points: 2500 points in the first life", 2_500, True, 2_400),
+        ("policy_3500_points", "Robustified, 3,500 points: 3500 points in the first life", 3_500, True, 2_800),
     ],
 )
 def test_a_policy_does_from_reset_what_its_record_says(weights, record, points, greedy, max_frames):
@@ -105,6 +106,14 @@ def test_the_ways_to_2500_points():
     assert [demo.score for demo in far] == [2500] * 2 + [2600] * 5
     assert len({demo.seed for demo in far}) == len(far)
     demos.verify(min(far, key=len))
+
+
+@pytest.mark.parametrize(("points", "last"), [(3500, 3000), (6500, 1000)])
+def test_the_ways_that_keep_the_sword(points, last):
+    (demo,) = demos.load(data_dir("demos", "far", f"points_{points}.npz"))
+    assert demo.score == points
+    assert demo.rewards[-1] == last
+    demos.verify(demo)
 
 
 def test_the_policys_rollouts_are_many_different_and_replay():

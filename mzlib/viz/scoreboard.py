@@ -29,6 +29,7 @@ HEADLINES = (  # beginnings of names, in README's order
     "Open-loop demo to the door: 400 points in the first life",
     "Robustified, key and door: 400 points in the first life",
     "Robustified, 2,500 points: 2500 points in the first life",
+    "Robustified, 3,500 points: 3500 points in the first life",
     "Grid world: switch against",
     "Grid world: success of",
     "Metacontroller: switch against changes of goal, f1",
