@@ -92,5 +92,5 @@ def test_learning_curves_of_every_seed():
     figure = scoreboard.curves_figure()
     search, robust, _, ways = figure.axes
     assert len(search.lines) >= 3
-    assert len(robust.lines) == 5, "three seeds of the first key, one of key and door, one of 2,500 points"
+    assert len(robust.lines) == 6, "three seeds of the first key, one each of key and door, 2,500 and 3,500 points"
     assert {text.get_text() for text in ways.get_legend().get_texts()} > {"raw actions"}
