@@ -59,11 +59,12 @@ def stored_curves(name: str = "robustify") -> dict[tuple[str, int], Curve]:
     return {key: Curve.of_rows(rows) for key, rows in grouped.items()}
 
 
-def episode_clip(weights: Path, protocol: EvaluationProtocol) -> Clip:
-    """The policy's first evaluation episode; torch's threads, which a policy sets to one, are set back."""
+def episode_clip(weights: Path, protocol: EvaluationProtocol, greedy: bool = False) -> Clip:
+    """The protocol's first episode, actions drawn or the likeliest; torch's threads, which a policy sets to one, are
+    set back."""
     threads = torch.get_num_threads()
     try:
-        return render_steps(watch(ActorCriticPolicy(weights), protocol.first_seed, protocol))
+        return render_steps(watch(ActorCriticPolicy(weights, greedy=greedy), protocol.first_seed, protocol))
     finally:
         torch.set_num_threads(threads)
 
