@@ -7,7 +7,7 @@ import pytest
 
 from mzlib import demos
 from mzlib.go_explore import GoExploreConfig, Search
-from mzlib.go_explore.demonstrations import next_reward
+from mzlib.go_explore.demonstrations import find, main, next_reward
 from mzlib.runs import data_dir
 
 SHORT = GoExploreConfig(total_steps=4_000, explore_steps=30, batch=5, workers=1)
@@ -48,7 +48,7 @@ def test_an_exploration_ends_with_a_smaller_reward_than_wanted(spider):
             assert search.archive.column("score").max() == most
 
 
-def test_the_large_reward_is_found_past_the_small_ones(spider):
+def test_a_reward_as_large_as_wanted_is_found_and_none_larger(spider):
     assert next_reward(before(spider, 4, least_reward=3000)).rewards[-1] == 3000
     assert next_reward(before(spider, 4, least_reward=3001)) is None
 
@@ -56,3 +56,25 @@ def test_the_large_reward_is_found_past_the_small_ones(spider):
 def test_a_least_reward_is_not_negative():
     with pytest.raises(ValueError, match="least_reward=-1"):
         GoExploreConfig(least_reward=-1)
+
+
+def test_a_demo_goes_on_from_where_another_ends(spider):
+    steps = len(spider) - 4
+    begin = replace(spider, actions=spider.actions[:steps], rewards=spider.rewards[:steps])
+    found = find(spider.seed, 3500, total_steps=4_000, last_reward=3000, begin=begin)
+    assert found.score == 3500
+    assert found.noops == spider.noops
+    assert len(found) <= len(spider) + 30
+    demos.verify(found)
+    assert find(spider.seed, 3500, total_steps=1_000, last_reward=3001, begin=begin) is None
+
+
+def test_only_what_is_not_sticky_goes_on(tmp_path, monkeypatch, capsys):
+    sticky, plain = (data_dir("demos", f"first_key{kind}.npz") for kind in ("_sticky", ""))
+    monkeypatch.setenv("MZ_RUNS", str(tmp_path))
+    for file, option in ((sticky, []), (plain, ["--sticky", "0.25"])):
+        monkeypatch.setattr("sys.argv", ["", "--onward", str(file), "--out", str(tmp_path / "x.npz"), *option])
+        with pytest.raises(SystemExit):
+            main()
+        assert f"--onward {file}: sticky" in capsys.readouterr().err
+    assert not (tmp_path / "x.npz").exists()

@@ -70,6 +70,17 @@ def test_a_start_stops_at_the_reset_and_after_a_collapse_old_successes_are_forgo
     assert collapsed.rate(0, 45) is None
 
 
+def test_a_share_of_episodes_begins_further_on():
+    curriculum = Curriculum(CurriculumConfig(window=10, later=0.5), [60])
+    curriculum.earliest = [30]
+    steps = np.array([curriculum.draw()[1] for _ in range(2_000)])
+    assert steps.min() == 30
+    assert steps.max() == 59
+    assert 0.28 < (steps >= 40).mean() < 0.38, "of the half that begin anywhere, two thirds"
+    with pytest.raises(ValueError, match=r"later=1\.0"):
+        CurriculumConfig(later=1.0)
+
+
 def test_draws_lie_in_the_window_and_mostly_at_the_reset_once_there():
     curriculum = filled({}, 30)
     drawn = {curriculum.draw()[1] for _ in range(400)}

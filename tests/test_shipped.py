@@ -95,11 +95,10 @@ def test_the_grid_worlds_switch_opens_at_changes_of_subgoal():
 )
 def test_a_policy_does_from_reset_what_its_record_says(weights, record, points, greedy, max_frames):
     stored = {record["name"]: record["per_seed"]["0"] for record in runs.read_results()["robustify"]}
-    assert stored[record] > 0.7
+    assert stored[record] > 0.9
     make = partial(ActorCriticPolicy, data_dir("weights", f"{weights}.safetensors"), greedy=greedy)
     played = evaluate(make, EvaluationProtocol(episodes=8, max_frames=max_frames), workers=1)
-    won = np.mean([score >= points for score in played["first_life_scores"]])
-    assert won >= stored[record] - 0.13
+    assert sum(score >= points for score in played["first_life_scores"]) >= 7
 
 
 def test_the_ways_to_2500_points():

@@ -118,12 +118,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    if given.onward and given.sticky:
-        parser.error(f"--sticky {given.sticky}: --onward goes on from a demo that is not sticky; leave one out")
+    begin = demos.load(given.onward)[0] if given.onward else None
+    if begin and (begin.sticky or given.sticky):
+        parser.error(f"--onward {given.onward}: sticky {begin.sticky}, --sticky {given.sticky}; only 0 goes on from 0")
     folder = runs_root() / "demonstrations" / given.out.stem
     folder.mkdir(parents=True, exist_ok=True)
     settings = {name: getattr(given, name) for name in ("score", "sticky", "total_steps", "last_reward")}
-    begin = demos.load(given.onward)[0] if given.onward else None
     work = partial(find_and_keep, folder=folder, begin=begin, **settings)
     kept = demos.load(given.out) if given.out.exists() else []
     seeds = count(max((demo.seed + 1 for demo in kept), default=given.first_seed))
