@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mzlib.backbone import BackboneConfig, MontezumaVLM, PinpadBackbone, PinpadBackboneConfig
 from mzlib.dataset import pinpad_batch
@@ -17,7 +17,7 @@ from mzlib.layers import linear_scan
 from mzlib.meta import meta_loss
 from mzlib.metacontroller import Controlled, Metacontroller, MetacontrollerConfig
 from mzlib.pinpad import LAPTOP, PAPER, expert_episodes
-from mzlib.policies import ActorCritic, ActorCriticConfig
+from mzlib.policies import CONVS, ActorCritic, ActorCriticConfig
 
 
 def seconds_of(call: Callable[[], object]) -> float:
@@ -123,8 +123,17 @@ def meta_steps_ratio(seconds: float) -> dict[str, dict]:
 
 def plain_unroll(policy: ActorCritic, frames: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (n, a) and values (n, heads) from frames (n, 4, 84, 84), their memory laid out as it comes."""
-    hidden = F.relu(policy.hidden(policy.convs(frames.float() / 255)))
+    hidden = plain_features(policy, frames)
     return policy.policy_head(hidden), policy.value_head(hidden)
+
+
+def plain_features(policy: ActorCritic, frames: Tensor) -> Tensor:
+    """`policy.features`, one library convolution after another in float32."""
+    with torch.autocast(frames.device.type, enabled=False):
+        x = frames.float() / 255
+        for (_, stride), layer in zip(CONVS, (m for m in policy.convs if isinstance(m, nn.Conv2d)), strict=True):
+            x = F.relu(F.conv2d(x, layer.weight, layer.bias, stride))
+        return F.relu(policy.hidden(x.flatten(1)))
 
 
 def ppo_learner_ratio(seconds: float) -> dict[str, dict]:

@@ -1,4 +1,5 @@
-"""The whole loop of robustification over the plain one: everything in turn, frames in the order of their axes."""
+"""The whole loop of robustification over the plain one: everything in turn, float32, frames in the order of their
+axes."""
 
 import os
 import statistics
@@ -6,9 +7,9 @@ import time
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from bench.models import plain_features
 from mzlib import demos
 from mzlib.policies import ActorCritic, ActorCriticConfig
 from mzlib.robustify import Backward, RobustifyConfig, shortest
@@ -18,11 +19,11 @@ ROUNDS = 5
 
 
 class PlainActorCritic(ActorCritic):
-    """The same net on frames whose memory is laid out as it comes."""
+    """The same net in float32 on frames whose memory is laid out as it comes."""
 
     def features(self, frames: Tensor) -> Tensor:
         """(n, 4, 84, 84) uint8 to (n, hidden)."""
-        return F.relu(self.hidden(self.convs(frames.float() / 255)))
+        return plain_features(self, frames)
 
 
 class PlainVecEnv(VecEnv):
@@ -63,7 +64,7 @@ def ppo_steps_ratio(seconds: float) -> dict[str, dict]:
         "ppo_steps_ratio": {
             "value": statistics.median(rounds),
             "unit": "ratio",
-            "reference": "the same loop in turn, plain memory layout",
+            "reference": "the same loop in turn, float32, plain memory layout",
             "rounds": rounds,
         },
         "ppo_steps_per_s": {"value": steps / statistics.median(times[ours]), "unit": "steps/s"},

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mzlib import demos, runs
 from mzlib.emulator import facts
-from mzlib.policies import CONVS
+from mzlib.policies import CONVS, convolution
 from mzlib.trajectory import FRAME_SIZE
 
 CLIP = 5.0  # normalised pixels are cut off at ±5
@@ -89,7 +89,7 @@ class RewardScale:
 def _convolutions(channels: tuple[int, ...], features: int) -> list[nn.Module]:
     layers, before, side = [], 1, FRAME_SIZE
     for after, (kernel, stride) in zip(channels, CONVS, strict=True):
-        layers += [nn.Conv2d(before, after, kernel, stride), nn.LeakyReLU()]
+        layers += [convolution(before, after, kernel, stride), nn.LeakyReLU()]
         before, side = after, (side - kernel) // stride + 1
     return [*layers, nn.Flatten(), nn.Linear(before * side**2, features)]
 
@@ -159,7 +159,8 @@ class PredictorLoss:
             self.parts = list(torch.randperm(len(self.frames)).tensor_split(self.minibatches))
         rows = self.parts.pop()
         rows = rows[: max(1, round(self.share * len(rows)))].to(self.frames.device)
-        return self.curiosity.error(self.frames[rows], self.targets[rows]).mean()
+        frames, targets = (x.index_select(0, rows) for x in (self.frames, self.targets))
+        return self.curiosity.error(frames, targets).mean()
 
 
 def novelty(curiosity: Curiosity, frames: np.ndarray) -> np.ndarray:

@@ -43,12 +43,41 @@ def _orthogonal(layer: nn.Module, gain: float = math.sqrt(2)) -> nn.Module:
     return layer
 
 
+def _blocks(x: Tensor) -> Tensor:
+    """(n, c, h, w) to (n, 16 c, h / 4, w / 4): the pixels of each 4 × 4 block as channels, these last in memory."""
+    n, c, h, w = x.shape
+    words = x.dtype == torch.uint8  # a block's row moves as one word: four times as fast
+    parts = x.contiguous().view(torch.int32)[..., None] if words else x.unflatten(-1, (w // 4, 4))
+    moved = parts.unflatten(2, (h // 4, 4)).permute(0, 2, 4, 1, 3, 5).contiguous()
+    return (moved.view(x.dtype) if words else moved).view(n, h // 4, w // 4, 16 * c).permute(0, 3, 1, 2)
+
+
+class BlockConv2d(nn.Conv2d):
+    """The first convolution, kernel 8 and stride 4, computed over 4 × 4 blocks as channels: the same sums, in half the
+    time. Of uint8 pixels 255 counts as 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) uint8 or float, h and w multiples of 4."""
+        weight, blocks = self.weight, _blocks(x)
+        if x.dtype == torch.uint8:
+            kind, weight = x.device.type, weight / 255
+            blocks = blocks.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype)
+        return F.conv2d(blocks, _blocks(weight), self.bias)
+
+
+def convolution(before: int, after: int, kernel: int, stride: int) -> nn.Conv2d:
+    """One of CONVS."""
+    kind = BlockConv2d if (kernel, stride) == CONVS[0] else nn.Conv2d
+    return kind(before, after, kernel, stride)
+
+
 class ActorCritic(nn.Module):
     """π(a_t | o_≤t) and the values of o_≤t: three convolutions (Mnih et al. 2015), a linear layer, perhaps a GRU.
 
     frames: (…, 4, 84, 84) uint8, the newest last. state: (b, memory), the GRU's, or (b, 0) without one. began: (b,)
     bool, an episode begins with these frames: what was remembered before is dropped. Gradients flow back to the
-    `state` given to `unroll`: detached, that is where backpropagation through time is cut off.
+    `state` given to `unroll`: detached, that is where backpropagation through time is cut off. Under autocast the
+    convolutions and the linear layer compute in half precision, GRU and heads never.
     Initialised orthogonally, √2, policy head 0.01, value heads 1 (Andrychowicz et al. 2021, §3.2).
     """
 
@@ -57,7 +86,7 @@ class ActorCritic(nn.Module):
         self.config = config
         layers, before, side = [], STACK, FRAME_SIZE
         for channels, (kernel, stride) in zip(config.channels, CONVS, strict=True):
-            layers += [_orthogonal(nn.Conv2d(before, channels, kernel, stride)), nn.ReLU()]
+            layers += [_orthogonal(convolution(before, channels, kernel, stride)), nn.ReLU()]
             before, side = channels, (side - kernel) // stride + 1
         self.convs = nn.Sequential(*layers, nn.Flatten())
         self.hidden = _orthogonal(nn.Linear(before * side**2, config.hidden))
@@ -80,27 +109,30 @@ class ActorCritic(nn.Module):
         """(n, 4, 84, 84) uint8 to (n, hidden)."""
         if frames.dtype != torch.uint8:
             raise TypeError(f"frames are {frames.dtype}: give them as uint8, 0 to 255")
-        seen = frames.to(torch.float32, memory_format=torch.channels_last).div_(255)  # train 1.8 times as fast so
-        return F.relu(self.hidden(self.convs(seen)))
+        return F.relu(self.hidden(self.convs(frames)))
 
     def step(self, frames: Tensor, state: Tensor, began: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Frames (b, 4, 84, 84) to logits (b, a), values (b, heads) and the next state."""
         x = self.features(frames)
-        if self.config.recurrent:
-            x = state = self._remember(x, state, began)
-        return self.policy_head(x), self.value_head(x), state
+        with torch.autocast(frames.device.type, enabled=False):
+            x = x.float()
+            if self.config.recurrent:
+                x = state = self._remember(x, state, began)
+            return self.policy_head(x), self.value_head(x), state
 
     def unroll(self, frames: Tensor, state: Tensor, began: Tensor) -> tuple[Tensor, Tensor]:
         """What `step` gives for each of t steps: frames (t, b, 4, 84, 84), began (t, b) to logits (t, b, a), values (t,
         b, heads)."""
         x = self.features(frames.flatten(0, 1)).unflatten(0, began.shape)
-        if self.config.recurrent:
-            states = []
-            for x_t, began_t in zip(x.unbind(), began.unbind(), strict=True):
-                state = self._remember(x_t, state, began_t)
-                states.append(state)
-            x = torch.stack(states)
-        return self.policy_head(x), self.value_head(x)
+        with torch.autocast(frames.device.type, enabled=False):
+            x = x.float()
+            if self.config.recurrent:
+                states = []
+                for x_t, began_t in zip(x.unbind(), began.unbind(), strict=True):
+                    state = self._remember(x_t, state, began_t)
+                    states.append(state)
+                x = torch.stack(states)
+            return self.policy_head(x), self.value_head(x)
 
     def _remember(self, x: Tensor, state: Tensor, began: Tensor) -> Tensor:
         return self.gru(x, state.masked_fill(began[:, None], 0))

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mzlib.runs import fast_bfloat16
+
 
 def batch_advantage(returns: Tensor) -> Tensor:
     """(b,) returns of whole episodes, normalised over the batch: (R − mean R) / (std R + 1e-3), no critic (Kobayashi et
@@ -52,9 +54,7 @@ class PPOConfig:
     entropy: float = 0.003  # weight of the entropy
     value_weight: float = 0.5  # weight of ½ (V − R)², summed over the value heads
     max_grad_norm: float = 0.5
-    bfloat16: bool | None = (
-        None  # the network's arithmetic; None: on cuda only (half as fast as float32 on an older CPU)
-    )
+    bfloat16: bool | None = None  # the network's arithmetic; None: where it is faster than float32
 
     def __post_init__(self):
         for name in ("gamma", "lam"):
@@ -69,6 +69,11 @@ class PPOConfig:
         for name in ("entropy", "value_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must not be negative")
+
+    def arithmetic(self, device: torch.device | str) -> torch.autocast:
+        """The context in which networks act and learn on this device."""
+        half = fast_bfloat16(device) if self.bfloat16 is None else self.bfloat16
+        return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half)
 
 
 class Rollout(NamedTuple):
@@ -85,7 +90,7 @@ class Rollout(NamedTuple):
 
 def _pick(x: Tensor, rows: Tensor, steps: bool) -> Tensor:
     """Of x (t, b, …) the environments `rows` (t, n, …), or with `steps` single ones of the t · b steps (1, n, …)."""
-    return x.flatten(0, 1)[rows][None] if steps else x[:, rows]
+    return x.flatten(0, 1).index_select(0, rows)[None] if steps else x.index_select(1, rows)
 
 
 def weighted_mean(x: Tensor, weight: Tensor) -> Tensor:
@@ -138,7 +143,6 @@ def update(
         shapes = f"{tuple(returns.shape)}, the values {tuple(rollout.values.shape)}"
         raise ValueError(f"returns are {shapes}: give one for each")
     entropy = torch.full_like(advantages, config.entropy) if entropy is None else entropy
-    half = device.type == "cuda" if config.bfloat16 is None else config.bfloat16
     sums: dict[str, Tensor] = {}
     for _ in range(config.epochs):
         for rows in torch.randperm(count, generator=generator).to(device).tensor_split(config.minibatches):
@@ -146,7 +150,7 @@ def update(
             parts = {name: _pick(x, rows, steps) for name, x in rollout._asdict().items() if name != "state"}
             batch = Rollout(state=state, **parts)
             advantage, target, bonus = (_pick(x, rows, steps) for x in (advantages, returns, entropy))
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            with config.arithmetic(device):
                 logits, values = policy.unroll(batch.frames, state, batch.began)
             loss, found = _losses(logits.float(), values.float(), batch, advantage, target, bonus, config)
             if auxiliary is not None:

@@ -220,7 +220,7 @@ class Players:
         rows = self.rows[number]
         stacks = self.frames[t, rows]
         state, began = self.policy.init_state(len(stacks)), stacks.new_zeros(len(stacks), dtype=torch.bool)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with self.config.ppo.arithmetic(self.device):
             logits, values, _ = self.policy.step(stacks, state, began)
         self.values[t, rows] = values.float()
         if t == self.config.rollout:

@@ -373,6 +373,8 @@ def test_seeding_repeats_every_generator():
 def test_devices():
     assert runs.pick_device("cpu") == "cpu"
     assert runs.pick_device() in ("cuda", "mps", "cpu")
+    assert runs.fast_bfloat16("cuda:0")
+    assert not runs.fast_bfloat16("mps")
     with pytest.raises(ValueError, match="'tpu' is not on this machine; it has .*cpu"):
         runs.pick_device("tpu")
 

@@ -164,7 +164,8 @@ class Backward:
                     ended[t - 1, rows] = torch.from_numpy(envs.ended[rows].copy())
                     self._ends(range(rows.start, rows.stop))
                 seen = torch.from_numpy(envs.frames[rows]).to(self.device)
-                logits, value, memory = self.policy.step(seen, self.memory[rows], self.began[rows].to(self.device))
+                with self.config.ppo.arithmetic(self.device):
+                    logits, value, memory = self.policy.step(seen, self.memory[rows], self.began[rows].to(self.device))
                 values[t, rows] = value[:, 0].cpu()
                 if t == steps:
                     continue
@@ -247,7 +248,7 @@ class Demonstrated:
     BATCH = 128
 
     def __init__(self, replays: Sequence[Tape], config: RobustifyConfig):
-        self.replays = replays
+        self.replays, self.arithmetic = replays, config.ppo.arithmetic
         self.index = np.array([(demo, step) for demo, tape in enumerate(replays) for step in range(len(tape))])
         self.returns = [discounted(np.diff(tape.points) * config.reward_scale, config.gamma) for tape in replays]
 
@@ -258,7 +259,9 @@ class Demonstrated:
         frames = torch.from_numpy(np.stack([self.replays[demo].stack(step) for demo, step in drawn])).to(device)
         actions = torch.tensor([int(self.replays[demo].actions[step]) for demo, step in drawn], device=device)
         returns = torch.tensor([self.returns[demo][step] for demo, step in drawn], device=device)
-        logits, values, _ = policy.step(frames, policy.init_state(self.BATCH), torch.ones_like(actions, dtype=bool))
+        began = torch.ones_like(actions, dtype=bool)
+        with self.arithmetic(device):
+            logits, values, _ = policy.step(frames, policy.init_state(self.BATCH), began)
         surplus = (returns - values[:, 0]).clamp(min=0)
         chosen = logits.log_softmax(-1).gather(1, actions[:, None])[:, 0]
         return weight * (-chosen * surplus.detach() + 0.005 * surplus.square()).mean()

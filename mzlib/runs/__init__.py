@@ -25,6 +25,7 @@ from .folders import (
 from .machine import (
     REPO,
     code_hash,
+    fast_bfloat16,
     git_commit,
     in_processes,
     machine,
@@ -45,6 +46,7 @@ __all__ = [
     "code_hash",
     "config_from",
     "data_dir",
+    "fast_bfloat16",
     "found_runs",
     "given_path",
     "git_commit",

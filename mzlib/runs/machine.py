@@ -49,6 +49,14 @@ def pick_device(name: str = "auto") -> str:
     return name
 
 
+def fast_bfloat16(device: str) -> bool:
+    """Whether the device computes in bfloat16 faster than in float32: CUDA, and a CPU with matrix units of its own."""
+    import torch
+
+    kind = torch.device(device).type
+    return kind == "cuda" or (kind == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16")))
+
+
 @cache
 def machine() -> str:
     """The machine in words, without its name: "4 cores, Intel Xeon 2.5 GHz, 23 GiB"."""
