@@ -470,12 +470,15 @@ def robustify(workers: int) -> list[dict]:
 
 
 def ablations(workers: int) -> list[dict]:
-    """The first key robustified with one thing changed, three seeds each; and demos replayed at the wrong frameskip."""
+    """The first key robustified with one thing changed, three seeds each; and demos replayed at the wrong frameskip.
+
+    `workers` trainings side by side, a core each.
+    """
     since, results = time.perf_counter(), []
     common = {"experiment": "ablations", "sticky": 0.25, "noop_max": 30, "frames_per_action": 4}
-    for name, changes in bench_robustify.ABLATIONS.items():
-        changes = changes | {"total_steps": bench_robustify.ABLATION_STEPS}
-        folders = {seed: bench_robustify.train([changes], seed, workers)[0] for seed in range(3)}
+    common["side by side"] = f"{workers} trainings, a core each; wall-clock is the sum of three"
+    for name, seeds in bench_robustify.ablations_trained(workers).items():
+        folders = dict(enumerate(seeds))
         found = {seed: bench_robustify.ablation(folder) for seed, folder in folders.items()}
         finals = [runs.read_final(folder) for folder in folders.values()]
         steps, seconds = (sum(final[cost] for final in finals) for cost in ("steps", "wall_s"))

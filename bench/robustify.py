@@ -1,10 +1,13 @@
 """Notebook 06's results: policies robustified from the shipped demos, played from reset on evaluation seeds."""
 
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from mzlib import demos, robustify, runs
 from mzlib.evaluate import SELECTION_SEED, EvaluationProtocol, evaluate
@@ -56,10 +59,10 @@ AGENTS = {  # changes of the `full` profile, one training after the other; seeds
 }
 DEMOS = 10  # columns of the curve
 ABLATIONS = {  # of the first key
+    "GRU": {"recurrent": True, "warm_up": 8},
     "ten demos": {},
     "one demo": {"demo_count": 1},
     "self-imitation": {"imitation": 0.1},
-    "GRU": {"recurrent": True, "warm_up": 8},
     "the last frame alone": {"two_frame_maximum": False},
 }
 ABLATION_STEPS, LATE_STEPS = 600_000, 100_000
@@ -105,6 +108,23 @@ def played(folder: Path, goal: int, workers: int) -> dict:
 def share(scores: list[float], goal: int) -> float:
     """The share of episodes that won at least `goal` points."""
     return float(np.mean(np.array(scores) >= goal))
+
+
+def ablated(changes: dict, seed: int) -> Path:
+    """A training on one core; its run folder."""
+    torch.set_num_threads(1)
+    return train([changes], seed, 1)[0]
+
+
+def ablations_trained(workers: int) -> dict[str, list[Path]]:
+    """The run folders of every ablation's three seeds, `workers` trainings at once, a process each."""
+    steps = {"total_steps": ABLATION_STEPS}
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting = {
+            name: [pool.submit(ablated, changes | steps, seed) for seed in range(3)]
+            for name, changes in ABLATIONS.items()
+        }
+        return {name: [job.result() for job in jobs] for name, jobs in waiting.items()}
 
 
 def ablation(folder: Path) -> dict[str, float]:

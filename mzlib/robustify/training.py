@@ -101,7 +101,8 @@ class Backward:
     def __init__(self, config: RobustifyConfig, policy: ActorCritic, chosen: Sequence[Demo]):
         self.config, self.policy = config, policy
         self.device = next(policy.parameters()).device
-        self.optimiser = torch.optim.Adam(policy.parameters(), config.learning_rate, eps=1e-5)
+        fused = self.device.type != "mps"
+        self.optimiser = torch.optim.Adam(policy.parameters(), config.learning_rate, eps=1e-5, fused=fused)
         self.tapes = tapes(chosen, config.workers or None, config.two_frame_maximum)
         self.curriculum = Curriculum(config.curriculum, [len(tape) for tape in self.tapes], config.seed)
         self.generator = torch.Generator().manual_seed(config.seed)
