@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from mzlib.backbone import BackboneConfig, MontezumaVLM, PinpadBackbone, PinpadBackboneConfig
 from mzlib.dataset import pinpad_batch
-from mzlib.layers import linear_scan
+from mzlib.layers import CONVS, linear_scan
 from mzlib.meta import meta_loss
 from mzlib.metacontroller import Controlled, Metacontroller, MetacontrollerConfig
 from mzlib.pinpad import LAPTOP, PAPER, expert_episodes
-from mzlib.policies import CONVS, ActorCritic, ActorCriticConfig
+from mzlib.policies import ActorCritic, ActorCriticConfig
 
 
 def seconds_of(call: Callable[[], object]) -> float:

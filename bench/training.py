@@ -17,7 +17,7 @@ DEMOS, ROUNDS, SQUARE = 40, 5, 2_048
 
 def cloning(seconds: float) -> dict[str, dict]:
     """`loader_headroom` (windows/s loaded over windows/s trained) and `bc_flops_utilisation` (model FLOP/s over those
-    of a large matrix product), the median of rounds in turn; the `full` profile's backbone and batches."""
+    of a large float32 matrix product), the median of rounds in turn; the `full` profile's backbone and batches."""
     config = settings(demo_limit=DEMOS, held_out=0.2)
     _, training, _ = bc.data(config, "full")
     backbone = MontezumaVLM(config.backbone)

@@ -164,6 +164,7 @@ class Updates:
             )
         self.config, self.backbone, self.training, self.steps = config, backbone, training, steps
         self.device = runs.pick_device(config.device)
+        self.half = runs.fast_bfloat16(self.device)
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         decayed = [p for p in backbone.parameters() if p.ndim > 1]
         others = [p for p in backbone.parameters() if p.ndim <= 1]
@@ -192,7 +193,7 @@ class Updates:
             torch.distributed.all_reduce(valid)
         totals = torch.zeros(3, device=self.device)
         for batch in parts:
-            with torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"):
+            with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.half):
                 prediction = self.backbone(batch.frames, batch.previous, padding_of(batch))
                 loss = montezuma_loss(prediction, batch.actions, batch.valid, config.obs_weight)
             share = batch.valid.sum() / valid  # so that parts and processes together are one batch

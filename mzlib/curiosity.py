@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mzlib import demos, runs
 from mzlib.emulator import facts
-from mzlib.policies import CONVS, convolution
+from mzlib.layers import CONVS, convolution
 from mzlib.trajectory import FRAME_SIZE
 
 CLIP = 5.0  # normalised pixels are cut off at ±5

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from mzlib import runs
 from mzlib.backbone import BackboneConfig, MontezumaVLM
+from mzlib.layers import CONVS, convolution
 from mzlib.trajectory import FRAME_SIZE, STACK
-
-CONVS = ((8, 4), (4, 2), (3, 1))  # kernel and stride (Mnih et al. 2015)
 
 
 @dataclass(frozen=True)
@@ -41,34 +40,6 @@ def _orthogonal(layer: nn.Module, gain: float = math.sqrt(2)) -> nn.Module:
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def _blocks(x: Tensor) -> Tensor:
-    """(n, c, h, w) to (n, 16 c, h / 4, w / 4): the pixels of each 4 × 4 block as channels, these last in memory."""
-    n, c, h, w = x.shape
-    words = x.dtype == torch.uint8  # a block's row moves as one word: four times as fast
-    parts = x.contiguous().view(torch.int32)[..., None] if words else x.unflatten(-1, (w // 4, 4))
-    moved = parts.unflatten(2, (h // 4, 4)).permute(0, 2, 4, 1, 3, 5).contiguous()
-    return (moved.view(x.dtype) if words else moved).view(n, h // 4, w // 4, 16 * c).permute(0, 3, 1, 2)
-
-
-class BlockConv2d(nn.Conv2d):
-    """The first convolution, kernel 8 and stride 4, computed over 4 × 4 blocks as channels: the same sums, in half the
-    time. Of uint8 pixels 255 counts as 1."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) uint8 or float, h and w multiples of 4."""
-        weight, blocks = self.weight, _blocks(x)
-        if x.dtype == torch.uint8:
-            kind, weight = x.device.type, weight / 255
-            blocks = blocks.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype)
-        return F.conv2d(blocks, _blocks(weight), self.bias)
-
-
-def convolution(before: int, after: int, kernel: int, stride: int) -> nn.Conv2d:
-    """One of CONVS."""
-    kind = BlockConv2d if (kernel, stride) == CONVS[0] else nn.Conv2d
-    return kind(before, after, kernel, stride)
 
 
 class ActorCritic(nn.Module):

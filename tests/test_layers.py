@@ -17,7 +17,10 @@ from mzlib.layers import (
     CausalConv,
     HawkBlock,
     RelativeBias,
+    blocks,
+    convolution,
     linear_scan,
+    stacked_blocks,
 )
 
 WINDOW, WIDTH = 5, 8
@@ -499,3 +502,30 @@ def test_the_embedding_keeps_the_order():
     swapped[0, [2, 6]] = x[0, [6, 2]]
     halves = (embed(swapped, lengths)[1] - embed(x, lengths)[1])[0].unflatten(-1, (2, WIDTH)).abs().amax(-1)
     assert (halves > 1e-3).all()
+
+
+@pytest.mark.parametrize("planes", [1, 4])
+@pytest.mark.parametrize("pixels", [True, False])
+def test_a_convolution_over_blocks_is_the_convolution(planes, pixels):
+    ours = convolution(planes, 5, 8, 4)
+    plain = torch.nn.Conv2d(planes, 5, 8, 4)
+    plain.load_state_dict(ours.state_dict())
+    seen = torch.randint(256, (3, planes, 84, 84), dtype=torch.uint8)
+    scaled = (seen / 255).requires_grad_()
+    a, b = ours(seen if pixels else scaled), plain(scaled)
+    assert torch.allclose(a, b, atol=1e-5)
+    of = [torch.autograd.grad(out.square().sum(), list(conv.parameters())) for out, conv in ((a, ours), (b, plain))]
+    assert all(torch.allclose(x, y, rtol=1e-4, atol=1e-3) for x, y in zip(*of, strict=True))
+    assert type(convolution(4, 5, 4, 2)) is torch.nn.Conv2d
+
+
+def test_frames_are_cut_into_blocks_once_for_all_stacks():
+    frames = torch.randint(256, (2, 9, 84, 84), dtype=torch.uint8)
+    found = stacked_blocks(frames, 4, 2)
+    assert found.shape == (2, 3, 64, 21, 21)
+    for b in range(2):
+        for s in range(3):
+            assert torch.equal(found[b, s], blocks(frames[b : b + 1, 2 * s : 2 * s + 4])[0])
+    assert torch.equal(
+        stacked_blocks(frames[:, 1:5].transpose(2, 3), 4, 8)[:, 0], blocks(frames[:, 1:5].transpose(2, 3))
+    )

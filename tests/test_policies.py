@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mzlib import demos, runs
 from mzlib.evaluate import EvaluationProtocol, Observation, OpenLoop, evaluate, play_episodes
-from mzlib.policies import ActorCritic, ActorCriticConfig, ActorCriticPolicy, Draws, convolution
+from mzlib.policies import ActorCritic, ActorCriticConfig, ActorCriticPolicy, Draws
 
 SMALL = {"channels": (4, 8, 8), "hidden": 32, "memory": 16}
 
@@ -87,21 +87,6 @@ def test_the_initialisation():
 def test_wrong_settings(setting, message):
     with pytest.raises(ValueError, match=message):
         ActorCriticConfig(**setting)
-
-
-@pytest.mark.parametrize("planes", [1, 4])
-@pytest.mark.parametrize("pixels", [True, False])
-def test_a_convolution_over_blocks_is_the_convolution(planes, pixels):
-    ours = convolution(planes, 5, 8, 4)
-    plain = torch.nn.Conv2d(planes, 5, 8, 4)
-    plain.load_state_dict(ours.state_dict())
-    seen = torch.randint(256, (3, planes, 84, 84), dtype=torch.uint8)
-    scaled = (seen / 255).requires_grad_()
-    a, b = ours(seen if pixels else scaled), plain(scaled)
-    assert torch.allclose(a, b, atol=1e-5)
-    of = [torch.autograd.grad(out.square().sum(), list(conv.parameters())) for out, conv in ((a, ours), (b, plain))]
-    assert all(torch.allclose(x, y, rtol=1e-4, atol=1e-3) for x, y in zip(*of, strict=True))
-    assert type(convolution(4, 5, 4, 2)) is torch.nn.Conv2d
 
 
 def test_only_what_sees_computes_in_half_precision():
