@@ -8,6 +8,7 @@ hundred_million  one search of 100 M steps, its score verified by replay
 pinpad       the grid world of notebook 00: switch, codes and internal RL, three seeds
 metacontroller  notebook 03: three seeds, openings against two truths, what codes tell, and whether they steer
 internal_rl  notebook 04: reinforcement over codes and its rivals on two unseen ways, 3 seeds each; single codes by leg
+from_reset   notebook 04: the first key from reset, codes and raw actions, 3 seeds each; steps to halve the failures
 cloning      the backbone of notebook 02 in four variants: held-out steps, acting from reset, free runs, probes
 ablations    robustify with one thing changed: 3 seeds each, shorter
 robustify    ten demos of the first key (3 seeds), of key and door, six of 2,500 points, one of 3,500; 200 episodes from
@@ -398,25 +399,10 @@ def metacontroller(workers: int) -> list[dict]:
 def internal_rl(workers: int) -> list[dict]:
     """Agents on tasks that no walk shows, each trained on one core; the walks' and the clone's cost is not counted, the
     same for all."""
-    since, results = time.perf_counter(), []
-    folders, plays, legs = reinforcement.everything(workers)
-    for (task, agent), won in plays.items():
-        asked = reinforcement.TASKS[task]
-        what = f"reward at the end; one life of at most {asked['max_steps']} steps, begun where a walk arrives"
-        protocol = {"experiment": "internal_rl", "what": what, "places": asked["places"], "sticky": 0.25}
-        protocol |= {"episodes": won.shape[1]}
-        name = f"Unseen way over {task}, {agent}: success"
-        if agent in reinforcement.UNTRAINED:
-            changes = {"interval": bootstrap_interval(won[0])}
-            results.append(record(name, {0: float(won.mean())}, "", protocol, 0, since, **changes))
-            continue
-        finals = [runs.read_final(folder) for folder in folders[task, agent].values()]
-        protocol |= {"learning rate": reinforcement.settings(**reinforcement.AGENTS[agent] | asked).learning_rate}
-        steps, upstream, seconds = (sum(final[cost] for final in finals) for cost in COSTS)
-        own = dict(zip(folders[task, agent], won.mean(1).tolist(), strict=True))
-        cost = {"wall_s": seconds, "upstream_steps": upstream}
-        results.append(record(name, own, "", protocol, steps, since, **cost))
-    for leg, by_code in legs.items():
+    since = time.perf_counter()
+    found = reinforcement.everything(reinforcement.TASKS, reinforcement.COMPARED, workers)
+    results = reinforced("internal_rl", reinforcement.TASKS, found, since)
+    for leg, by_code in found.legs.items():
         way = " to ".join(GOALS[goal].name for goal in leg)
         for code, arrived in by_code.items():
             what = f"one code from the prior held for at most {reinforcement.LEG_STEPS} steps; the best: of "
@@ -426,7 +412,56 @@ def internal_rl(workers: int) -> list[dict]:
             results.append(
                 record(f"{way}, {code}: arrives", {0: float(arrived.mean())}, "", protocol, 0, since, **changes)
             )
-    reinforcement.write_curve(folders)
+    reinforcement.write_curve("internal_rl", found.folders)
+    reinforcement.ship(found.folders)
+    return results
+
+
+def from_reset(workers: int) -> list[dict]:
+    """The same agents from a real reset, and the steps after which they fail half and a quarter as often as the
+    clone."""
+    since, tasks = time.perf_counter(), reinforcement.FROM_RESET
+    found = reinforcement.everything(tasks, reinforcement.FROM_RESET_COMPARED, workers)
+    results = reinforced("from_reset", tasks, found, since)
+    for (task, agent), folders in found.folders.items():
+        failure = 1 - float(found.won[task, "the clone"].mean())
+        finals = [runs.read_final(folder) for folder in folders.values()]
+        steps, upstream, seconds = (sum(final[cost] for final in finals) for cost in COSTS)
+        for share, word in ((0.5, "halve"), (0.25, "quarter")):
+            reached = {
+                seed: reinforcement.steps_to(folder, 1 - share * failure) or tasks[task]["total_steps"]
+                for seed, folder in folders.items()
+            }
+            what = f"training episodes, mean of {reinforcement.LATEST} updates; {tasks[task]['total_steps']:,} if never"
+            protocol = {"experiment": "from_reset", "what": what, "sticky": 0.25, "the clone's failures": failure}
+            name, cost = f"{task} from reset, {agent}: steps to {word} the clone's failures", {"wall_s": seconds}
+            results.append(record(name, reached, "steps", protocol, steps, since, upstream_steps=upstream, **cost))
+    reinforcement.write_curve("from_reset", found.folders)
+    return results
+
+
+def reinforced(experiment: str, tasks: dict[str, dict], found: reinforcement.Reinforced, since: float) -> list[dict]:
+    """The success of every agent on every task, on evaluation seeds."""
+    results = []
+    for (task, agent), won in found.won.items():
+        asked = tasks[task]
+        begun = "begun where a walk arrives" if asked["places"] else "from reset, 0 to 30 no-ops"
+        what = f"reward at the end; one life of at most {asked['max_steps']} steps, {begun}"
+        protocol = {"experiment": experiment, "what": what, "places": asked["places"], "sticky": 0.25}
+        protocol |= {"episodes": won.shape[1]}
+        title = f"Unseen way over {task}" if asked["places"] else f"{task} from reset"
+        name = f"{title}, {agent}: success"
+        if agent in reinforcement.UNTRAINED:
+            changes = {"interval": bootstrap_interval(won[0])}
+            results.append(record(name, {0: float(won.mean())}, "", protocol, 0, since, **changes))
+            continue
+        folders = found.folders[task, agent]
+        finals = [runs.read_final(folder) for folder in folders.values()]
+        protocol |= {"learning rate": reinforcement.settings(**reinforcement.AGENTS[agent] | asked).learning_rate}
+        steps, upstream, seconds = (sum(final[cost] for final in finals) for cost in COSTS)
+        own = dict(zip(folders, won.mean(1).tolist(), strict=True))
+        cost = {"wall_s": seconds, "upstream_steps": upstream}
+        results.append(record(name, own, "", protocol, steps, since, **cost))
     return results
 
 
@@ -465,7 +500,8 @@ def robustify(workers: int) -> list[dict]:
                     cost["interval"] = bootstrap_interval(values[seeds[0]])
                 name = f"Robustified, {agent}: {name}"
                 results.append(record(name, means, unit, dict(protocol), steps, since, **cost))
-    bench_robustify.write_curve(folders)
+    bench_robustify.write_curve("robustify", folders)
+    bench_robustify.ship(folders)
     return results
 
 
@@ -477,7 +513,8 @@ def ablations(workers: int) -> list[dict]:
     since, results = time.perf_counter(), []
     common = {"experiment": "ablations", "sticky": 0.25, "noop_max": 30, "frames_per_action": 4}
     common["side by side"] = f"{workers} trainings, a core each; wall-clock is the sum of three"
-    for name, seeds in bench_robustify.ablations_trained(workers).items():
+    trained = bench_robustify.ablations_trained(workers)
+    for name, seeds in trained.items():
         folders = dict(enumerate(seeds))
         found = {seed: bench_robustify.ablation(folder) for seed, folder in folders.items()}
         finals = [runs.read_final(folder) for folder in folders.values()]
@@ -500,6 +537,8 @@ def ablations(workers: int) -> list[dict]:
         "what": "replay of ten demos, each action held for 1 frame; per_seed: by demo",
     }
     results.append(record("Ablation, wrong frameskip: points of a demo's replay", points, "points", protocol, 0, since))
+    lines = {name: {seed: [folder] for seed, folder in enumerate(seeds)} for name, seeds in trained.items()}
+    bench_robustify.write_curve("ablations", lines)
     return results
 
 
@@ -537,7 +576,7 @@ EXPERIMENTS = {
     "open_loop": open_loop,
 }
 EXPERIMENTS |= {"pinpad": pinpad, "cloning": cloning, "metacontroller": metacontroller}
-EXPERIMENTS["internal_rl"] = internal_rl
+EXPERIMENTS |= {"internal_rl": internal_rl, "from_reset": from_reset}
 EXPERIMENTS |= {"robustify": robustify, "rnd": rnd, "ablations": ablations}
 
 

@@ -38,6 +38,9 @@ AGENTS = {  # changes of the `full` profile; rates and batches by trials on seed
     "internal RL with a critic": CODES | {"estimator": "gae"},
 }
 COMPARED = [("four places", agent) for agent in AGENTS] + [("three places", agent) for agent in list(AGENTS)[:2]]
+FROM_RESET = {"First key": {"places": (), "points": 100, "max_steps": 300, "total_steps": 500_000}}
+FROM_RESET_COMPARED = [(task, agent) for task in FROM_RESET for agent in list(AGENTS)[:2]]
+LATEST = 10  # updates that a training's success is averaged over
 UNTRAINED = {"codes from the prior": CODES | {"estimator": "none"}, "the clone": RAW | {"estimator": "none"}}
 
 
@@ -121,38 +124,52 @@ class Reinforced(NamedTuple):
     legs: dict[tuple[int, int], dict[str, np.ndarray]]  # of the tasks, as of `best_code`
 
 
-def everything(workers: int) -> Reinforced:
-    """Train and play every agent on every task, each on a core of its own."""
+def everything(tasks: dict[str, dict], compared: list[tuple[str, str]], workers: int) -> Reinforced:
+    """Train and play agents on tasks, those in `compared`, each on a core of its own; play the untrained ones too."""
     folders, plays = {}, {}
-    legs = dict.fromkeys(leg for task in TASKS.values() for leg in pairwise(task["places"]))
+    legs = dict.fromkeys(leg for task in tasks.values() for leg in pairwise(task["places"]))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = {
-            (task, agent): [pool.submit(trained, AGENTS[agent] | TASKS[task] | {"seed": seed}) for seed in SEEDS]
-            for task, agent in COMPARED
+            (task, agent): [pool.submit(trained, AGENTS[agent] | tasks[task] | {"seed": seed}) for seed in SEEDS]
+            for task, agent in compared
         }
         begun = {
-            (task, agent): [pool.submit(won, None, UNTRAINED[agent] | TASKS[task])]
-            for task in TASKS
+            (task, agent): [pool.submit(won, None, UNTRAINED[agent] | tasks[task])]
+            for task in tasks
             for agent in UNTRAINED
         }
         for (task, agent), waiting in jobs.items():
             folders[task, agent] = {seed: job.result() for seed, job in zip(SEEDS, waiting, strict=True)}
-            chosen = AGENTS[agent] | TASKS[task]
+            chosen = AGENTS[agent] | tasks[task]
             plays[task, agent] = [pool.submit(won, folder, chosen) for folder in folders[task, agent].values()]
         found = dict(zip(legs, pool.map(best_code, legs), strict=True))
         results = {key: np.stack([job.result() for job in waiting]) for key, waiting in (begun | plays).items()}
     return Reinforced(folders, results, found)
 
 
-def write_curve(folders: dict[tuple[str, str], dict[int, Path]]) -> None:
-    """Success over emulator steps by task, agent and seed; and the weights of internal RL's first seed, into data/."""
+def steps_to(folder: Path, success: float) -> int | None:
+    """Emulator steps after which a training's success, over its LATEST updates, is first as high; None if it never
+    is."""
+    rows = runs.read_metrics(folder / "metrics.jsonl")
+    for last in range(LATEST, len(rows) + 1):
+        if np.mean([row["success"] for row in rows[last - LATEST : last]]) >= success:
+            return rows[last - 1]["environment_steps"]
+    return None
+
+
+def write_curve(name: str, folders: dict[tuple[str, str], dict[int, Path]]) -> None:
+    """Success over emulator steps by task, agent and seed."""
     rows = []
     for (task, agent), seeds in folders.items():
         for seed, folder in seeds.items():
             for row in runs.read_metrics(folder / "metrics.jsonl"):
                 kept = {"task": task, "agent": agent, "seed": seed, "step": row["environment_steps"]}
                 rows.append(kept | {name: row[name] for name in ("episodes", "success", "options")})
-    runs.write_curve("internal_rl", rows)
+    runs.write_curve(name, rows)
+
+
+def ship(folders: dict[tuple[str, str], dict[int, Path]]) -> None:
+    """The weights of internal RL's first seed, into data/."""
     folder = folders[next(iter(TASKS)), "internal RL"][SEEDS[0]]
     for suffix in (".safetensors", ".json"):
         shutil.copy(folder / f"agent{suffix}", data_dir("weights", f"agent{suffix}"))

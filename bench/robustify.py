@@ -146,8 +146,8 @@ def mismatched_points() -> list[int]:
     return [demo.score for demo in held]
 
 
-def write_curve(folders: dict[str, dict[int, list[Path]]]) -> None:
-    """Success and earliest starts against steps, and each agent's policy of seed 0 as shipped weights."""
+def write_curve(name: str, folders: dict[str, dict[int, list[Path]]]) -> None:
+    """Success and earliest starts against steps, by agent and seed."""
     rows = []
     for agent, seeds in folders.items():
         for seed, trainings in seeds.items():
@@ -161,7 +161,11 @@ def write_curve(folders: dict[str, dict[int, list[Path]]]) -> None:
                     earliest = [*row["earliest"], *[""] * DEMOS][:DEMOS]
                     rows.append(kept | {f"earliest_{demo}": step for demo, step in enumerate(earliest)})
                 before += metrics[-1]["environment_steps"]
-    runs.write_curve("robustify", rows)
+    runs.write_curve(name, rows)
+
+
+def ship(folders: dict[str, dict[int, list[Path]]]) -> None:
+    """Each agent's policy of seed 0 as shipped weights."""
     for agent, seeds in folders.items():
         name = "policy" if agent == FIRST_KEY else f"policy_{agent.replace(',', '').replace(' ', '_')}"
         for suffix in (".safetensors", ".json"):

@@ -274,7 +274,13 @@ def test_reinforced_agents_are_played_from_their_weights(small_pair, tmp_path, m
         monkeypatch.setattr(reinforcement, name, size)
     arrived = reinforcement.best_code((0, 1))
     assert {code: len(each) for code, each in arrived.items()} == {"any code": 12, "the best code": 12}
-    reinforcement.write_curve(trained)
+    reinforcement.write_curve("internal_rl", trained)
+    reinforcement.ship(trained)
+    rows = runs.read_metrics(folder / "metrics.jsonl")
+    assert reinforcement.steps_to(folder, 0.0) is None, "fewer updates than are averaged over"
+    monkeypatch.setattr(reinforcement, "LATEST", 1)
+    assert reinforcement.steps_to(folder, 0.0) == rows[0]["environment_steps"]
+    assert reinforcement.steps_to(folder, 1.1) is None
     assert {row["agent"] for row in curves["internal_rl"]} == set(reinforcement.AGENTS)
     assert (tmp_path / "weights" / "agent.safetensors").exists()
 
