@@ -5,6 +5,7 @@ explore_speed  a search's steps/s against the emulator's own, with 10 thousand a
 five_million score and rooms after 5 M steps by kind of cells: 3 seeds each, verified by replay
 other_games  pitfall and private_eye with downscaled cells: 3 seeds of 1 M steps each, verified by replay
 hundred_million  one search of 100 M steps, its score verified by replay
+speeds       how fast learners are, as ratios within the run: some of `make bench`
 pinpad       the grid world of notebook 00: switch, codes and internal RL, three seeds
 metacontroller  notebook 03: three seeds, openings against two truths, what codes tell, and whether they steer
 internal_rl  notebook 04: reinforcement over codes and its rivals on two unseen ways, 3 seeds each; single codes by leg
@@ -35,8 +36,13 @@ from bench import reinforcement
 from bench import rnd as bench_rnd
 from bench import robustify as bench_robustify
 from bench.exploring import step_costs
+from bench.models import ppo_learner_ratio
 from bench.pinpad import BASELINES, OWN, RAW, RAW_LEARNING_RATE, everything, finals
+from bench.ppo_loop import ppo_steps_ratio
+from bench.rnd import rnd_speed
 from bench.speed import explore_efficiency, explore_scaling
+from bench.training import cloning as cloning_speed
+from bench.vector import vecenv_ratio
 from mzlib import demos, runs
 from mzlib.evaluate import EvaluationProtocol, OpenLoop, bootstrap_interval, evaluate, select_demo
 from mzlib.go_explore import GoExploreConfig, Search, run
@@ -113,6 +119,33 @@ def explore_speed(workers: int) -> list[dict]:
         for part, rounds in step_costs(cells).items():
             what = "one process; loops that do one thing more each take turns"
             add(f"Exploring step, {cells} cells: {part}", rounds, "us", what=what)
+    return results
+
+
+SPEEDS = {
+    "ppo_steps_ratio": "Robustification: steps/s over those of the plain loop",
+    "ppo_learner_ratio": "Actor-critic's updates in float32: samples/s over those of plain convolutions",
+    "ppo_learner_bfloat16_ratio": "Actor-critic's updates in bfloat16: samples/s over those in float32",
+    "vecenv_ratio": "Vector environments: steps/s over those of AtariVectorEnv",
+    "loader_headroom": "Cloning: windows/s loaded over windows/s trained",
+    "bc_flops_utilisation": "Cloning: FLOP/s over those of a large float32 matrix product",
+    "rnd_efficiency": "PPO + RND: steps/s over those of emulators and learner in turn",
+    "rnd_flops_utilisation": "PPO + RND: the update's FLOP/s over those of a large float32 matrix product",
+}
+
+
+def speeds(workers: int) -> list[dict]:
+    """The ratios of `make bench` that tell how fast learners are, each against a reference in the same run."""
+    since, results, measured = time.perf_counter(), [], {}
+    for measure, seconds in ((ppo_steps_ratio, 60), (ppo_learner_ratio, 30), (vecenv_ratio, 20)):
+        measured |= measure(seconds)
+    for measure in (cloning_speed, rnd_speed):
+        measured |= measure(20)
+    for name, title in SPEEDS.items():
+        rounds = measured[name]["rounds"]
+        protocol = {"experiment": "speeds", "what": f"median of {len(rounds)} rounds in turn; `make bench`: {name}"}
+        found = record(title, dict(enumerate(rounds)), "", protocol, 0, since, per_seed={})
+        results.append(found | {"interval": bootstrap_interval(np.array(rounds), np.median)})
     return results
 
 
@@ -576,7 +609,7 @@ EXPERIMENTS = {
     "open_loop": open_loop,
 }
 EXPERIMENTS |= {"pinpad": pinpad, "cloning": cloning, "metacontroller": metacontroller}
-EXPERIMENTS |= {"internal_rl": internal_rl, "from_reset": from_reset}
+EXPERIMENTS |= {"speeds": speeds, "internal_rl": internal_rl, "from_reset": from_reset}
 EXPERIMENTS |= {"robustify": robustify, "rnd": rnd, "ablations": ablations}
 
 
