@@ -166,9 +166,18 @@ class Emulator:
         return reward
 
     @property
+    def screens(self) -> np.ndarray:
+        """(2, 210, 160) uint8: palette indices of the last step's last two frames (a buffer that `step` overwrites)."""
+        return self._screens
+
+    @property
     def screen(self) -> np.ndarray:
         """(210, 160) uint8: gray, the maximum of the last step's last two frames; else the last one."""
-        before, last = self._screens
+        return self.gray()
+
+    def gray(self, rows: slice = slice(None), columns: slice = slice(None)) -> np.ndarray:
+        """(rows, columns) uint8: a part of `screen`."""
+        before, last = self._screens[:, rows, columns]
         gray = cv2.LUT(last, GRAY)
         if not self.two_frame_maximum or before.tobytes() == last.tobytes():  # two times in three
             return gray

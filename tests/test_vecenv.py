@@ -65,7 +65,9 @@ class ByHand:
         start = start_for(self.i, self.episode)
         self.episode += 1
         if start.state is None:
-            self.emulator.reset(start.noops)
+            self.emulator.reset()
+            self.emulator.wait(STICKING_FRAMES)
+            self.emulator.reset(start.noops)  # a real one: that a VecEnv returns to a saved reset must not be seen
             self.frames = [self.emulator.frame] * 4
         else:
             self.emulator.load_state(start.state)
