@@ -24,6 +24,8 @@ ACTIONS = (  # in the emulator's own order
 NOOP = 0
 FRAMES_PER_ACTION = 4
 SCREEN_SHAPE = (210, 160)
+TILE, FRAME_TILE = (5, 40), (2, 21)  # a tile of the screen makes one of the frame
+NO_TILES = (42, 0, 4, 0)  # top, bottom, left, right of an empty rectangle of tiles: any union with it is the other
 
 # Luminance of the 128 NTSC colours, by half the palette index that `getScreen` returns: `getScreenGrayscale` without
 # its cost.
@@ -85,15 +87,32 @@ def facts(ram: np.ndarray) -> Facts:
     ram: (128,) uint8. The addresses are those of Ecoffet et al. 2021 (Methods), checked against the screen by the
     tests.
     """
+    ram = ram.tobytes()  # plain integers are quicker to take from bytes
     return Facts(
-        room=int(ram[ROOM_ADDRESS]),
-        x=int(ram[X_ADDRESS]),
-        y=int(ram[Y_ADDRESS]),
-        level=int(ram[LEVEL_ADDRESS]),
-        lives=int(ram[LIVES_ADDRESS]),
-        keys=(int(ram[INVENTORY_ADDRESS]) & KEY_BITS).bit_count(),
-        dying=bool(ram[DYING_ADDRESS]),
+        room=ram[ROOM_ADDRESS],
+        x=ram[X_ADDRESS],
+        y=ram[Y_ADDRESS],
+        level=ram[LEVEL_ADDRESS],
+        lives=ram[LIVES_ADDRESS],
+        keys=(ram[INVENTORY_ADDRESS] & KEY_BITS).bit_count(),
+        dying=ram[DYING_ADDRESS] > 0,
     )
+
+
+def extent(changed: np.ndarray, size: int) -> tuple[int, int] | None:
+    """From the first to behind the last of the groups of `size` rows that have changed; None if none has.
+
+    changed: (rows, n) bool.
+    """
+    flat, row = changed.tobytes(), changed.shape[1]
+    first = flat.find(1)
+    return (first // row // size, flat.rfind(1) // row // size + 1) if first >= 0 else None
+
+
+def pixels(rows: tuple[int, int], columns: tuple[int, int], tile: tuple[int, int]) -> tuple[slice, slice]:
+    """A rectangle of tiles as slices of an image."""
+    (top, bottom), (left, right), (height, width) = rows, columns, tile
+    return slice(top * height, bottom * height), slice(left * width, right * width)
 
 
 class Emulator:
@@ -122,6 +141,9 @@ class Emulator:
         self._ale = ALEInterface()
         self._ale.setFloat("repeat_action_probability", sticky)
         self._screens = np.zeros((2, *SCREEN_SHAPE), np.uint8)
+        self._looked, self._gray = np.zeros_like(self._screens), np.zeros(SCREEN_SHAPE, np.uint8)
+        self._looked, self._gray = np.zeros_like(self._screens), np.zeros(SCREEN_SHAPE, np.uint8)
+        self._frame, self._to_resize = np.zeros(FRAME_SHAPE, np.uint8), NO_TILES
         self._ram = np.zeros(128, np.uint8)
         self._last_action = NOOP
         self.reseed(seed)
@@ -165,28 +187,47 @@ class Emulator:
         self._ale.getScreen(self._screens[1])
         return reward
 
-    @property
-    def screens(self) -> np.ndarray:
-        """(2, 210, 160) uint8: palette indices of the last step's last two frames (a buffer that `step` overwrites)."""
-        return self._screens
+    def _look(self) -> None:
+        """Bring the gray screen up to date where the last two frames are others than at the last look.
+
+        Making all of it gray, and resizing all of it, takes a quarter of a step; the mean change is a sixth of the
+        screen. It is looked for eight pixels at once, and then as bytes, since NumPy's `any` and `argmax` leave the
+        processor's vector registers in a state in which the emulator runs 15 % slower (NumPy 2, AVX-512).
+        """
+        before, last = self._screens.view(np.uint64) != self._looked.view(np.uint64)
+        changed = before | last
+        if (rows := extent(changed, TILE[0])) is None:
+            return
+        columns = extent(changed.T, TILE[1] // 8)
+        top, bottom, left, right = self._to_resize
+        self._to_resize = (min(top, rows[0]), max(bottom, rows[1]), min(left, columns[0]), max(right, columns[1]))
+        part = pixels(rows, columns, TILE)
+        before, last = self._looked[:, *part] = self._screens[:, *part]
+        gray = cv2.LUT(last, GRAY)
+        if self.two_frame_maximum and before.tobytes() != last.tobytes():  # one time in three
+            gray = cv2.max(gray, cv2.LUT(before, GRAY))
+        self._gray[part] = gray
 
     @property
     def screen(self) -> np.ndarray:
-        """(210, 160) uint8: gray, the maximum of the last step's last two frames; else the last one."""
-        return self.gray()
+        """(210, 160) uint8: gray, the maximum of the last step's last two frames; else the last one.
 
-    def gray(self, rows: slice = slice(None), columns: slice = slice(None)) -> np.ndarray:
-        """(rows, columns) uint8: a part of `screen`."""
-        before, last = self._screens[:, rows, columns]
-        gray = cv2.LUT(last, GRAY)
-        if not self.two_frame_maximum or before.tobytes() == last.tobytes():  # two times in three
-            return gray
-        return cv2.max(gray, cv2.LUT(before, GRAY))
+        A buffer that the next look overwrites.
+        """
+        self._look()
+        return self._gray
 
     @property
     def frame(self) -> np.ndarray:
         """(84, 84) uint8: the screen resized by area, what every model sees (Machado et al. 2018)."""
-        return cv2.resize(self.screen, FRAME_SHAPE, interpolation=cv2.INTER_AREA)
+        self._look()
+        top, bottom, left, right = self._to_resize
+        if top < bottom:
+            screen, frame = (pixels((top, bottom), (left, right), tile) for tile in (TILE, FRAME_TILE))
+            size = (FRAME_TILE[1] * (right - left), FRAME_TILE[0] * (bottom - top))
+            self._frame[frame] = cv2.resize(self._gray[screen], size, interpolation=cv2.INTER_AREA)
+            self._to_resize = NO_TILES
+        return self._frame.copy()
 
     def rgb(self) -> np.ndarray:
         """(210, 160, 3) uint8: the emulator's current picture in colour, for people; stale right after `load`."""

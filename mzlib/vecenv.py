@@ -310,8 +310,6 @@ class Environment:
             config.game, config.seed + i, config.sticky, config.frames_per_action, config.two_frame_maximum
         )
         self.start, self.next = Start(), None
-        self.seen = np.zeros_like(self.emulator.screens)  # what the stack's last frame shows,
-        self.known = False  # where that is known
         self.emulator.reset()
         self.home, self.home_frame = self.emulator.save_state(), self.emulator.frame
         self.score = self.steps = 0
@@ -326,7 +324,7 @@ class Environment:
                 f"call supply({self.i}, start) whenever ended[{self.i}]"
             )
         self.start, self.next = self.next, None
-        start, emulator, self.known = self.start, self.emulator, False
+        start, emulator = self.start, self.emulator
         if start.state is None and self.config.game != "montezuma_revenge":
             emulator.reset(start.noops)
             self.frames[:] = emulator.frame
@@ -347,29 +345,9 @@ class Environment:
         self.ram[:] = emulator.ram
 
     def _see(self) -> None:
-        """Move the stack on by `Emulator.frame`, of which only the rectangle that changed is computed anew.
-
-        A tile of the screen, 5 x 40 pixels, makes one of the frame, 2 x 21. Gray and size of the whole screen take a
-        quarter of a step; the mean change is a sixth of it. It is looked for eight pixels at once, and then as bytes,
-        since NumPy's `any` and `argmax` leave the processor's vector registers in a state in which the emulator runs
-        15 % slower (NumPy 2, AVX-512).
-        """
-        screens, frame = self.emulator.screens, self.frames[-1]
+        """Move the stack on."""
         self.frames[:-1] = self.frames[1:]
-        if self.known:
-            before, last = screens.view(np.uint64) != self.seen.view(np.uint64)
-            changed = before | last
-            if (rows := _tiles(changed, 5)) is None:
-                return
-            columns = _tiles(changed.T, 5)
-            part = self.emulator.gray(_scaled(rows, 5), _scaled(columns, 40))
-            rows, columns = _scaled(rows, 2), _scaled(columns, 21)
-            size = (columns.stop - columns.start, rows.stop - rows.start)
-            frame[rows, columns] = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
-        else:
-            frame[:] = self.emulator.frame
-        self.seen[:] = screens
-        self.known = True
+        self.frames[-1] = self.emulator.frame
 
     def step(self) -> None:
         """Take the action that is in shared memory and write there what came of it."""
@@ -432,7 +410,6 @@ class Environment:
     def load(self, saved: dict) -> None:
         """Return to what `save` gave."""
         self.emulator.load_state(saved["state"])
-        self.known = False
         (row,) = np.frombuffer(saved["row"], ROW)
         for name in ROW.names:
             self.row[name] = row[name]
@@ -440,17 +417,6 @@ class Environment:
         self.next = None if saved["next"] is None else _from_plain(saved["next"])
         for name in ("score", "steps", "succeeded_at", "lives"):
             setattr(self, name, saved[name])
-
-
-def _tiles(changed: np.ndarray, size: int) -> slice | None:
-    """The first to the last of the groups of `size` rows that changed; None if none did. changed: (rows, n) bool."""
-    flat = changed.tobytes()
-    first, row = flat.find(1), changed.shape[1]
-    return slice(first // row // size, flat.rfind(1) // row // size + 1) if first >= 0 else None
-
-
-def _scaled(tiles: slice, size: int) -> slice:
-    return slice(tiles.start * size, tiles.stop * size)
 
 
 def _plain(start: Start) -> dict:
