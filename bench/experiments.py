@@ -541,7 +541,8 @@ def robustify(workers: int) -> list[dict]:
 def ablations(workers: int) -> list[dict]:
     """The first key robustified with one thing changed, three seeds each; and demos replayed at the wrong frameskip.
 
-    `workers` trainings side by side, a core each.
+    `workers` trainings side by side, a core each; then the policies from reset (but those of the last frame alone,
+    which see otherwise than a policy that is evaluated does).
     """
     since, results = time.perf_counter(), []
     common = {"experiment": "ablations", "sticky": 0.25, "noop_max": 30, "frames_per_action": 4}
@@ -564,6 +565,16 @@ def ablations(workers: int) -> list[dict]:
             values = {seed: float(ablation[key]) for seed, ablation in found.items()}
             protocol = common | {"what": what}
             results.append(record(f"Ablation, {name}: {label}", values, unit, protocol, steps, since, wall_s=seconds))
+        if name == bench_robustify.UNSEEN:
+            continue
+        games = {seed: bench_robustify.played(folder, 100, workers) for seed, folder in folders.items()}
+        took = ", ".join(f"{final['wall_s'] / 60:.1f} min" for final in finals)
+        commits = ", ".join(sorted({final["commit"] for final in finals}))
+        for place, scores in (("first life", "first_life_scores"), ("whole game", "scores")):
+            values = {seed: bench_robustify.share(game[scores], 100) for seed, game in games.items()}
+            protocol = common | {"trainings, a core each": took, "trained at commit": commits} | games[0]["protocol"]
+            label = f"Ablation, {name}: key in the {place}"
+            results.append(record(label, values, "", protocol, steps, since, wall_s=seconds))
     points = dict(enumerate(bench_robustify.mismatched_points()))
     protocol = {
         "experiment": "ablations",

@@ -63,7 +63,7 @@ ABLATIONS = {  # of the first key
     "ten demos": {},
     "one demo": {"demo_count": 1},
     "self-imitation": {"imitation": 0.1},
-    "the last frame alone": {"two_frame_maximum": False},
+    (UNSEEN := "the last frame alone"): {"two_frame_maximum": False},
 }
 ABLATION_STEPS, LATE_STEPS = 600_000, 100_000
 
