@@ -47,7 +47,7 @@ def ppo_steps_ratio(seconds: float) -> dict[str, dict]:
     ours = Backward(config, ActorCritic(ActorCriticConfig()), chosen)
     plain = Backward(config, PlainActorCritic(ActorCriticConfig()), chosen)
     plain.environments.close()
-    plain.environments = PlainVecEnv(config.vecenv)
+    plain.environments, plain.acting_threads = PlainVecEnv(config.vecenv), None  # all: no emulator runs meanwhile
     times: dict[Backward, list[float]] = {ours: [], plain: []}
     with ours, plain:
         for loop in times:

@@ -98,7 +98,9 @@ def rnd_speed(seconds: float) -> dict[str, dict]:
     square = torch.randn(side, side, device=device, dtype=dtype)
 
     def turn(of: Players) -> None:
-        learner.update(of.rollout())
+        with runs.torch_threads(1 if of is players else None):  # as in training; the learner alone has all of them
+            played = of.rollout()
+        learner.update(played)
 
     turn(players), torch.mm(square, square)
     with FlopCounterMode(display=False) as counter:

@@ -22,7 +22,7 @@ from mzlib.emulator import ACTIONS, FRAMES_PER_ACTION, GAMES
 from mzlib.evaluate import EVALUATION_SEED, SELECTION_SEED, EvaluationProtocol, evaluate
 from mzlib.policies import ActorCritic, ActorCriticConfig, ActorCriticPolicy
 from mzlib.ppo import PPOConfig
-from mzlib.runs import Run, stage_main, train
+from mzlib.runs import Run, stage_main, torch_threads, train
 from mzlib.trajectory import FRAME_SIZE, STACK
 
 EXTRINSIC, INTRINSIC = 0, 1  # the value heads
@@ -365,11 +365,8 @@ def play(config: RNDConfig, weights: Path, first_seed: int) -> dict:
         episodes=config.episodes,
         first_seed=first_seed,
     )
-    threads = torch.get_num_threads()
-    try:
+    with torch_threads():  # a policy that plays takes one
         return evaluate(partial(ActorCriticPolicy, weights, forgets_lives=False), protocol, config.workers)
-    finally:
-        torch.set_num_threads(threads)  # a policy that plays takes one
 
 
 def milestone_updates(config: RNDConfig) -> list[int]:
@@ -428,7 +425,8 @@ def run(config: RNDConfig, run: Run) -> dict:
                 learner.progress.values["warmup_steps"] = config.warmup_rollouts * config.steps_per_update
                 players.reset(int(rng.integers(seeds)))
             begun = True
-        played = players.rollout()
+        with torch_threads(1):
+            played = players.rollout()
         row = learner.count(played, players.finished) | learner.update(played)
         players.finished.clear()
         return row | (milestone(config, run, learner) if step + 1 in keep else {})

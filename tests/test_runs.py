@@ -14,6 +14,7 @@ from typing import Literal
 
 import nbformat
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -377,6 +378,19 @@ def test_devices():
     assert not runs.fast_bfloat16("mps")
     with pytest.raises(ValueError, match="'tpu' is not on this machine; it has .*cpu"):
         runs.pick_device("tpu")
+
+
+def test_torch_threads_are_set_back_whatever_happens():
+    def policy_fails():
+        torch.set_num_threads(before + 2)
+        raise KeyError
+
+    before = torch.get_num_threads()
+    with runs.torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    with pytest.raises(KeyError), runs.torch_threads():
+        policy_fails()
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores can't be chosen on this system")

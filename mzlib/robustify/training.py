@@ -14,7 +14,7 @@ from mzlib.evaluate import SELECTION_SEED, EvaluationProtocol, evaluate
 from mzlib.policies import ActorCritic, ActorCriticConfig, ActorCriticPolicy
 from mzlib.ppo import PPOConfig, Rollout
 from mzlib.robustify.curriculum import LABELS, Curriculum, CurriculumConfig, Tape, shortest, tapes
-from mzlib.runs import Run, train
+from mzlib.runs import Run, torch_threads, train
 from mzlib.vecenv import Start, VecEnv, VecEnvConfig
 
 NOOP_MAX = 30  # raw frames after a reset, as in evaluation
@@ -97,6 +97,8 @@ class Backward:
 
     Used as a context; `state_dict` holds all that a resumed training needs besides policy and optimiser.
     """
+
+    acting_threads: int | None = 1  # None: all
 
     def __init__(self, config: RobustifyConfig, policy: ActorCritic, chosen: Sequence[Demo]):
         self.config, self.policy = config, policy
@@ -203,7 +205,8 @@ class Backward:
     def improve(self, share: float) -> dict[str, float]:
         """Play a rollout, update the policy on it, move the starts; share: of the training done, for the learning rate,
         which falls to a tenth of its own in the last half."""
-        rollout, rewards, values, ended, tally = self.collect()
+        with torch_threads(self.acting_threads):
+            rollout, rewards, values, ended, tally = self.collect()
         advantages, returns = ppo.gae(rewards, values, ended, self.config.gamma, self.config.lam)
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate * min(1.0, 0.1 + 1.8 * (1 - share))

@@ -32,6 +32,7 @@ from .machine import (
     pick_device,
     progress,
     seed_everything,
+    torch_threads,
     versions,
 )
 from .profiles import config_from, load_profile
@@ -68,6 +69,7 @@ __all__ = [
     "seed_everything",
     "stage_main",
     "stop_button",
+    "torch_threads",
     "train",
     "upstream_weights",
     "versions",

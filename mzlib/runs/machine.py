@@ -11,6 +11,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from multiprocessing import get_context
@@ -47,6 +48,23 @@ def pick_device(name: str = "auto") -> str:
     if not there.get(name.split(":")[0], False):
         raise ValueError(f"device {name!r} is not on this machine; it has {', '.join(d for d in there if there[d])}")
     return name
+
+
+@contextmanager
+def torch_threads(count: int | None = None) -> Iterator[None]:
+    """PyTorch computes on `count` threads in the block, and on as many as before after it, whatever the block set.
+
+    One is best for acting beside emulators that keep all cores busy: threads that wait for each other would wait for
+    the emulators too.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def fast_bfloat16(device: str) -> bool:

@@ -13,7 +13,7 @@ from mzlib.demos import Demo, start
 from mzlib.evaluate import EvaluationProtocol, watch
 from mzlib.policies import ActorCriticPolicy
 from mzlib.ppo import clipped_loss
-from mzlib.runs import Run, data_dir, read_curve
+from mzlib.runs import Run, data_dir, read_curve, torch_threads
 from mzlib.viz.clips import Clip, render_steps
 from mzlib.viz.demonstrations import way
 from mzlib.viz.rooms import RoomMap, pictures_of_demos
@@ -62,11 +62,8 @@ def stored_curves(name: str = "robustify") -> dict[tuple[str, int], Curve]:
 def episode_clip(weights: Path, protocol: EvaluationProtocol, greedy: bool = False) -> Clip:
     """The protocol's first episode, actions drawn or the likeliest; torch's threads, which a policy sets to one, are
     set back."""
-    threads = torch.get_num_threads()
-    try:
+    with torch_threads():
         return render_steps(watch(ActorCriticPolicy(weights, greedy=greedy), protocol.first_seed, protocol))
-    finally:
-        torch.set_num_threads(threads)
 
 
 def curriculum_figure(curve: Curve) -> Figure:
