@@ -362,7 +362,6 @@ def test_seeding_repeats_every_generator():
     import random
 
     import numpy as np
-    import torch
 
     def draw():
         runs.seed_everything(7)
