@@ -142,7 +142,6 @@ class Emulator:
         self._ale.setFloat("repeat_action_probability", sticky)
         self._screens = np.zeros((2, *SCREEN_SHAPE), np.uint8)
         self._looked, self._gray = np.zeros_like(self._screens), np.zeros(SCREEN_SHAPE, np.uint8)
-        self._looked, self._gray = np.zeros_like(self._screens), np.zeros(SCREEN_SHAPE, np.uint8)
         self._frame, self._to_resize = np.zeros(FRAME_SHAPE, np.uint8), NO_TILES
         self._ram = np.zeros(128, np.uint8)
         self._last_action = NOOP
