@@ -60,10 +60,10 @@ AGENTS = {  # changes of the `full` profile, one training after the other; seeds
 DEMOS = 10  # columns of the curve
 ABLATIONS = {  # of the first key
     "GRU": {"recurrent": True, "warm_up": 8},
-    "ten demos": {},
+    (PLAIN := "ten demos"): {},
     "one demo": {"demo_count": 1},
     "self-imitation": {"imitation": 0.1},
-    (UNSEEN := "the last frame alone"): {"two_frame_maximum": False},
+    "the last frame alone": {"two_frame_maximum": False},
 }
 ABLATION_STEPS, LATE_STEPS = 600_000, 100_000
 
