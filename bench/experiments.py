@@ -500,10 +500,14 @@ def reinforced(experiment: str, tasks: dict[str, dict], found: reinforcement.Rei
 
 
 def robustify(workers: int) -> list[dict]:
-    """Policies from demos, each trained with all cores, then played from reset."""
+    """Policies from demos, then played from reset: those of several seeds trained side by side, a core each, the others
+    with all cores."""
     since, folders, results = time.perf_counter(), {}, []
     for agent, (trainings, seeds) in bench_robustify.AGENTS.items():
-        folders[agent] = {seed: bench_robustify.train(trainings, seed, workers) for seed in seeds}
+        if len(seeds) > 1:
+            folders |= bench_robustify.side_by_side({agent: (trainings, seeds)}, workers)
+        else:
+            folders[agent] = {seed: bench_robustify.train(trainings, seed, workers) for seed in seeds}
         goal, first = trainings[0].get("goal", 100), trainings[0]
         games = {seed: bench_robustify.played(made[-1], goal, workers) for seed, made in folders[agent].items()}
         costs = [bench_robustify.cost(made) for made in folders[agent].values()]
@@ -520,6 +524,9 @@ def robustify(workers: int) -> list[dict]:
         wanted = "key" if goal == 100 else f"{goal} points"
         for place, scores in (("first life", "first_life_scores"), ("whole game", "scores")):
             protocol = {"experiment": "robustify", "what": trained, "actions": chosen} | games[0]["protocol"]
+            if len(seeds) > 1:
+                minutes = ", ".join(f"{bench_robustify.cost(made)[2] / 60:.1f} min" for made in folders[agent].values())
+                protocol["trainings, a core each"] = minutes
             if "begin_with" in first:
                 protocol |= {"begins with": Path(first["begin_with"]).stem, "self-imitation": first["imitation"]}
             scored = {seed: np.array(game[scores], float) for seed, game in games.items()}
@@ -548,9 +555,11 @@ def ablations(workers: int) -> list[dict]:
     since, results = time.perf_counter(), []
     common = {"experiment": "ablations", "sticky": 0.25, "noop_max": 30, "frames_per_action": 4}
     common["side by side"] = f"{workers} trainings, a core each; wall-clock is the sum of three"
-    trained = bench_robustify.ablations_trained(workers)
-    for name, seeds in trained.items():
-        folders = dict(enumerate(seeds))
+    steps = {"total_steps": bench_robustify.ABLATION_STEPS}
+    agents = {name: ([changes | steps], range(3)) for name, changes in bench_robustify.ABLATIONS.items()}
+    trained = bench_robustify.side_by_side(agents, workers)
+    for name, made in trained.items():
+        folders = {seed: folder for seed, (folder,) in made.items()}
         found = {seed: bench_robustify.ablation(folder) for seed, folder in folders.items()}
         finals = [runs.read_final(folder) for folder in folders.values()]
         steps, seconds = (sum(final[cost] for final in finals) for cost in ("steps", "wall_s"))
@@ -582,8 +591,7 @@ def ablations(workers: int) -> list[dict]:
         "what": "replay of ten demos, each action held for 1 frame; per_seed: by demo",
     }
     results.append(record("Ablation, wrong frameskip: points of a demo's replay", points, "points", protocol, 0, since))
-    lines = {name: {seed: [folder] for seed, folder in enumerate(seeds)} for name, seeds in trained.items()}
-    bench_robustify.write_curve("ablations", lines)
+    bench_robustify.write_curve("ablations", trained)
     return results
 
 

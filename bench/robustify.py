@@ -1,6 +1,7 @@
 """Notebook 06's results: policies robustified from the shipped demos, played from reset on evaluation seeds."""
 
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -110,21 +111,20 @@ def share(scores: list[float], goal: int) -> float:
     return float(np.mean(np.array(scores) >= goal))
 
 
-def ablated(changes: dict, seed: int) -> Path:
-    """A training on one core; its run folder."""
+def on_one_core(trainings: list[dict], seed: int) -> list[Path]:
+    """`train` on one core."""
     torch.set_num_threads(1)
-    return train([changes], seed, 1)[0]
+    return train(trainings, seed, 1)
 
 
-def ablations_trained(workers: int) -> dict[str, list[Path]]:
-    """The run folders of every ablation's three seeds, `workers` trainings at once, a process each."""
-    steps = {"total_steps": ABLATION_STEPS}
+def side_by_side(agents: dict[str, tuple[list[dict], Sequence[int]]], workers: int) -> dict[str, dict[int, list[Path]]]:
+    """The run folders of every agent's seeds, `workers` trainings at once, a process and a core each."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         waiting = {
-            name: [pool.submit(ablated, changes | steps, seed) for seed in range(3)]
-            for name, changes in ABLATIONS.items()
+            agent: {seed: pool.submit(on_one_core, trainings, seed) for seed in seeds}
+            for agent, (trainings, seeds) in agents.items()
         }
-        return {name: [job.result() for job in jobs] for name, jobs in waiting.items()}
+        return {agent: {seed: job.result() for seed, job in jobs.items()} for agent, jobs in waiting.items()}
 
 
 def ablation(folder: Path) -> dict[str, float]:

@@ -5,55 +5,51 @@ nowhere (the player is already dying). Write your own: any `function(emulator) -
 module, named "module:function", will do.
 """
 
-import functools
 import importlib
 from collections.abc import Callable
 
-import cv2
+import numba
 import numpy as np
 
-from mzlib.emulator import SCREEN_SHAPE, Emulator
+from mzlib.emulator import Emulator
 
 CellFunction = Callable[[Emulator], bytes | None]
 
 
-@functools.cache
-def area_weights(size: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """How to cut `size` pixels into `cells` equal parts by their running sum S (S[0] = 0): with (positions, weights),
-    `weights @ S[positions]` is each part's sum times `cells`.
+@numba.njit(cache=True)
+def levels(gray: np.ndarray, width: int, height: int, depth: int) -> np.ndarray:
+    """(height * width,) uint8: floor(mean * depth / 255) of `gray` over each of width x height equal areas.
 
-    positions: (2 cells + 2,), the pixel borders on both sides of each cut. weights: (cells, 2 cells + 2) int32.
+    gray: (rows, columns) uint8. A pixel that a cut passes through counts on both sides, by its shares. All in integers,
+    so the same screen gives the same cell on every machine.
     """
-    whole, fraction = np.divmod(np.arange(cells + 1) * size, cells)  # a cut lies fraction/cells into pixel `whole`
-    positions = np.stack([whole, np.minimum(whole + 1, size)], axis=1).ravel()
-    at_cut = np.zeros((cells + 1, 2 * cells + 2), np.int32)
-    at_cut[np.arange(cells + 1), np.arange(0, 2 * cells + 2, 2)] = cells - fraction
-    at_cut[np.arange(cells + 1), np.arange(1, 2 * cells + 2, 2)] = fraction
-    return positions, np.diff(at_cut, axis=0)
-
-
-@functools.cache
-def downscaling(width: int, height: int, depth: int) -> tuple[np.ndarray, ...]:
-    """What `downscaled` needs: entries of the flat integral image, weights of rows and columns, thresholds of the
-    depth levels."""
-    rows, columns = SCREEN_SHAPE
-    row_positions, row_weights = area_weights(rows, height)
-    column_positions, column_weights = area_weights(columns, width)
-    entries = row_positions[:, None] * (columns + 1) + column_positions
-    thresholds = -(-np.arange(1, depth + 1) * 255 * rows * columns // depth)
-    return entries, row_weights, column_weights.T, thresholds.astype(np.int32)
+    rows, columns = gray.shape
+    bands = np.zeros((height + 1, columns), np.int32)  # sums over the rows of each area, times height
+    for row in range(rows):
+        area = row * height // rows
+        share = min((area + 1) * rows - row * height, height)
+        this, below = bands[area], bands[area + 1]
+        for column in range(columns):
+            this[column] += share * gray[row, column]
+            below[column] += (height - share) * gray[row, column]
+    found = np.zeros((height, width + 1), np.int64)  # sums over each area, times height * width
+    for column in range(columns):
+        area = column * width // columns
+        share = min((area + 1) * columns - column * width, width)
+        for band in range(height):
+            found[band, area] += share * bands[band, column]
+            found[band, area + 1] += (width - share) * bands[band, column]
+    cells = np.empty((height, width), np.uint8)
+    for band in range(height):
+        for area in range(width):
+            cells[band, area] = found[band, area] * depth // (255 * rows * columns)
+    return cells.ravel()
 
 
 def downscaled(emulator: Emulator, width: int = 11, height: int = 8, depth: int = 8) -> bytes:
     """The gray screen, averaged over width x height areas, each floor(mean * depth / 255) (Ecoffet et al. 2019,
-    section 2.1).
-
-    All in integers, so the same screen gives the same cell on every machine. Plain products and a search instead of
-    wide vector instructions (a float matrix product, a division): those slow the emulator's next step by 10 %.
-    """
-    entries, row_weights, column_weights, thresholds = downscaling(width, height, depth)
-    sums = row_weights @ cv2.integral(emulator.screen).take(entries) @ column_weights
-    return thresholds.searchsorted(sums, side="right").astype(np.uint8).tobytes()
+    section 2.1)."""
+    return levels(emulator.screen, width, height, depth).tobytes()
 
 
 def domain(emulator: Emulator) -> bytes | None:

@@ -3,19 +3,17 @@
 import math
 import zlib
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from mzlib.emulator import SCREEN_SHAPE
-from mzlib.go_explore.cells import downscaling
+from mzlib.go_explore.cells import levels
 from mzlib.go_explore.log import pack_blobs, unpack_blobs
 
 TARGET = 0.125  # cells a screen of the sample
-SAMPLE = 4_000  # screens, one of each of the last episodes; 10,000 in the paper, which asks for 2.5 times the cells.
-# The running sums of 4,000 take half a gigabyte while a cut is chosen.
+SAMPLE = 4_000  # screens, one of each of the last episodes; 10,000 in the paper, which asks for 2.5 times the cells
 TRIES = 200  # 3,000 in the released settings
 FIRST_STEP = 10_000  # of the first recut, as in the released settings
 MOST_CELLS = 50_000  # more than which are recut at once
@@ -40,31 +38,14 @@ def unpack_screen(packed: bytes) -> np.ndarray:
     return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(SCREEN_SHAPE)
 
 
-def integrals(screens: Sequence[bytes]) -> np.ndarray:
-    """(n, 211 * 161) int32 running sums of packed screens, all that a cell depends on."""
-    rows, columns = SCREEN_SHAPE
-    sums = np.empty((len(screens), (rows + 1) * (columns + 1)), np.int32)
-    for one, packed in zip(sums, screens, strict=True):
-        one[:] = cv2.integral(unpack_screen(packed)).ravel()
-    return sums
+def keys(screens: Iterable[np.ndarray], cut: Cut) -> list[bytes]:
+    """The keys that `cells.downscaled` gives to these screens."""
+    return [levels(screen, *cut).tobytes() for screen in screens]
 
 
-def keys(sums: np.ndarray, cut: Cut) -> list[bytes]:
-    """The keys that `cells.downscaled` gives to the screens of these running sums."""
-    entries, row_weights, column_weights, thresholds = downscaling(*cut)
-    levels = []
-    for one in sums:
-        areas = row_weights @ one.take(entries) @ column_weights
-        levels.append(thresholds.searchsorted(areas, side="right").astype(np.uint8).tobytes())
-    return levels
-
-
-def rekeyed(screens: Sequence[bytes], cut: Cut, block: int = 256) -> list[bytes]:
+def rekeyed(screens: Iterable[bytes], cut: Cut) -> list[bytes]:
     """The key of each packed screen under `cut`."""
-    found = []
-    for begin in range(0, len(screens), block):
-        found += keys(integrals(screens[begin : begin + block]), cut)
-    return found
+    return keys(map(unpack_screen, screens), cut)
 
 
 def objective(counts: Sequence[int], target: float = TARGET) -> float:
@@ -86,10 +67,10 @@ def best_cut(screens: Sequence[bytes], rng: np.random.Generator, cut: Cut, tries
     Each is drawn around the best so far: geometric distributions whose means are its numbers plus 1, which leave a 1
     again.
     """
-    sums = integrals(screens)
+    unpacked = [unpack_screen(screen) for screen in screens]
 
     def value(one: Cut) -> float:
-        return objective(list(Counter(keys(sums, one)).values()))
+        return objective(list(Counter(keys(unpacked, one)).values()))
 
     best, highest, tried = cut, value(cut), {cut}
     for _ in range(tries):
