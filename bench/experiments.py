@@ -500,7 +500,7 @@ def reinforced(experiment: str, tasks: dict[str, dict], found: reinforcement.Rei
 
 
 def robustify(workers: int) -> list[dict]:
-    """Policies from demos, then played from reset: those of several seeds trained side by side, a core each, the others
+    """Policies from demos, then played from reset: those of several seeds trained side by side, the others one by one
     with all cores."""
     since, folders, results = time.perf_counter(), {}, []
     for agent, (trainings, seeds) in bench_robustify.AGENTS.items():
@@ -526,7 +526,7 @@ def robustify(workers: int) -> list[dict]:
             protocol = {"experiment": "robustify", "what": trained, "actions": chosen} | games[0]["protocol"]
             if len(seeds) > 1:
                 minutes = ", ".join(f"{bench_robustify.cost(made)[2] / 60:.1f} min" for made in folders[agent].values())
-                protocol["trainings, a core each"] = minutes
+                protocol["trainings side by side"] = minutes
             if "begin_with" in first:
                 protocol |= {"begins with": Path(first["begin_with"]).stem, "self-imitation": first["imitation"]}
             scored = {seed: np.array(game[scores], float) for seed, game in games.items()}
