@@ -6,12 +6,12 @@ maximum of the step's last two frames, since sprites flicker at 30 Hz.
 
 import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import ale_py
 import cv2
-import numba
 import numpy as np
 from ale_py import ALEInterface, ALEState, LoggerMode
 
@@ -100,7 +100,24 @@ def facts(ram: np.ndarray) -> Facts:
     )
 
 
-@numba.njit(cache=True)
+def compiled(function: Callable) -> Callable:
+    """A loop over pixels, compiled by Numba when it is first called: it takes a process 120 MB, which those that only
+    read data can spare."""
+
+    @functools.cache
+    def machine_code() -> Callable:
+        import numba
+
+        return numba.njit(cache=True)(function)
+
+    @functools.wraps(function)
+    def call(*arguments):
+        return machine_code()(*arguments)
+
+    return call
+
+
+@compiled
 def look(screens: np.ndarray, words: np.ndarray, looked: np.ndarray, gray: np.ndarray) -> tuple[int, int, int, int]:
     """Bring `gray`, the maximum of two screens, up to date where they are others than those looked at before; return
     the rectangle of tiles (top, bottom, left, right) that holds the changes, NO_TILES if there are none.

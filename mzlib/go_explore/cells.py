@@ -8,15 +8,14 @@ module, named "module:function", will do.
 import importlib
 from collections.abc import Callable
 
-import numba
 import numpy as np
 
-from mzlib.emulator import Emulator
+from mzlib.emulator import Emulator, compiled
 
 CellFunction = Callable[[Emulator], bytes | None]
 
 
-@numba.njit(cache=True)
+@compiled
 def levels(gray: np.ndarray, width: int, height: int, depth: int) -> np.ndarray:
     """(height * width,) uint8: floor(mean * depth / 255) of `gray` over each of width x height equal areas.
 
