@@ -76,17 +76,19 @@ class Facts(NamedTuple):
     lives: int  # spare lives: 5 at the start
     keys: int
     dying: bool  # the death animation is running
+    gates_open: bool  # the gates of light are off: 9 steps of every 32, in all rooms at once
 
 
 ROOM_ADDRESS, X_ADDRESS, Y_ADDRESS, DYING_ADDRESS = 3, 42, 43, 55
 LEVEL_ADDRESS, LIVES_ADDRESS, INVENTORY_ADDRESS, KEY_BITS = 57, 58, 65, 0x0E
+GATES_ADDRESS = 83  # frames that the gates of light stay open for
 
 
 def facts(ram: np.ndarray) -> Facts:
     """Read Montezuma's RAM.
 
-    ram: (128,) uint8. The addresses are those of Ecoffet et al. 2021 (Methods), checked against the screen by the
-    tests.
+    ram: (128,) uint8. The addresses are those of Ecoffet et al. 2021 (Methods), but for the gates', which we found by
+    watching; all are checked against the screen by the tests.
     """
     ram = ram.tobytes()  # plain integers are quicker to take from bytes
     return Facts(
@@ -97,6 +99,7 @@ def facts(ram: np.ndarray) -> Facts:
         lives=ram[LIVES_ADDRESS],
         keys=(ram[INVENTORY_ADDRESS] & KEY_BITS).bit_count(),
         dying=ram[DYING_ADDRESS] > 0,
+        gates_open=ram[GATES_ADDRESS] > 0,
     )
 
 

@@ -314,7 +314,7 @@ class Ledge:
 
     @property
     def facts(self) -> Facts:
-        return Facts(1, self.x, self.hops, 0, self.lives, 0, self.dying)
+        return Facts(1, self.x, self.hops, 0, self.lives, 0, self.dying, False)
 
     def save_state(self, include_rng: bool) -> bytes:
         return bytes((self.x, self.hops, self.lives, self.dying))

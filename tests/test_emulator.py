@@ -157,7 +157,7 @@ def test_a_step_is_four_frames():
 
 def test_facts_of_the_start():
     ours = Emulator()
-    assert ours.facts == (1, 77, 235, 0, 5, 0, False)
+    assert ours.facts == (1, 77, 235, 0, 5, 0, False, False)
     assert ours.lives == 6
 
 

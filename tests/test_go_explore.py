@@ -204,9 +204,10 @@ def test_a_cell_function_of_ones_own(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"cells": "none"}, "cells='none'.*use downscaled, dynamic, domain or 'module:function'"),
+        ({"cells": "none"}, "cells='none'.*use downscaled, dynamic, domain, gates or 'module:function'"),
         ({"cells": "numpy:nothing"}, "cells='numpy:nothing'"),
         ({"game": "pitfall"}, "cells='domain'"),
+        ({"game": "pitfall", "cells": "gates"}, "cells='gates'"),
         ({"game": "pong"}, "game='pong'"),
         ({"selection": "newest"}, "selection='newest': use one of seen, counts, domain"),
         ({"selection": "domain", "cells": "downscaled"}, "selection='domain': it weighs domain cells"),

@@ -8,7 +8,7 @@ Ecoffet et al. 2021, *First return, then explore* (arXiv:2004.12919), and 2019 (
 """
 
 from mzlib.go_explore.archive import Archive, Best, Candidate, Episode, Pick
-from mzlib.go_explore.cells import cell_function, domain, downscaled
+from mzlib.go_explore.cells import cell_function, domain, downscaled, gates
 from mzlib.go_explore.log import Node
 from mzlib.go_explore.search import GoExploreConfig, Search, demo_of, load_archive, open_search, room_states, run
 from mzlib.go_explore.workers import Explorer, Task, Workers
@@ -29,6 +29,7 @@ __all__ = [
     "demo_of",
     "domain",
     "downscaled",
+    "gates",
     "load_archive",
     "open_search",
     "room_states",

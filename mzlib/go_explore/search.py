@@ -16,7 +16,7 @@ from mzlib import demos
 from mzlib.demos import Demo
 from mzlib.emulator import GAMES
 from mzlib.go_explore.archive import Archive, Best, Pick
-from mzlib.go_explore.cells import cell_function
+from mzlib.go_explore.cells import RAM_CELLS, cell_function
 from mzlib.go_explore.dynamic import Recutting, rekeyed
 from mzlib.go_explore.log import DamagedChunk, Node, pack_blobs, unpack_blobs
 from mzlib.go_explore.selection import RULES
@@ -45,7 +45,7 @@ class GoExploreConfig:
     """Settings of one search; defaults as in Ecoffet et al. 2021 (Methods) but for the batch, which is 100 there."""
 
     game: str = "montezuma_revenge"
-    cells: str = "domain"  # downscaled, dynamic, domain, or "module:function" for a cell function of your own
+    cells: str = "domain"  # downscaled, dynamic, domain, gates, or "module:function" for a cell function of your own
     selection: str = "seen"  # the rule by which cells are picked: seen, counts (2019), domain
     recompute_every: int = 10_000_000  # steps between two cuts of dynamic cells
     total_steps: int = 200_000  # of exploration: 4 emulator frames each
@@ -74,8 +74,8 @@ class GoExploreConfig:
     def __post_init__(self):
         if self.game not in GAMES:
             raise ValueError(f"game={self.game!r}: use one of {', '.join(GAMES)}")
-        if self.cells == "domain" and self.game != "montezuma_revenge":
-            raise ValueError(f"cells='domain': known for montezuma_revenge only, not {self.game}; use downscaled")
+        if self.cells in RAM_CELLS and self.game != "montezuma_revenge":
+            raise ValueError(f"cells={self.cells!r}: known for montezuma_revenge only, not {self.game}; use downscaled")
         cell_function(self.cells)
         if self.selection not in RULES:
             raise ValueError(f"selection={self.selection!r}: use one of {', '.join(RULES)}")
