@@ -213,6 +213,20 @@ def test_the_screen_shows_the_lost_life_when_the_facts_do():
     assert len(in_ram) == 1
 
 
+def test_the_screen_shows_the_gates_of_light_when_the_facts_say_closed():
+    demo = demos.load(data_dir("demos", "far", "points_2500.npz"))[2]  # enters a room with six gates, and stands there
+    ours = [ours for ours, _, _ in itertools.islice(demos.replay(demo), 206)][-1]
+    frames, gates_open = [], []
+    for _ in range(64):
+        ours.step(NOOP)
+        frames.append(ours.screen[48:].astype(int))
+        gates_open.append(ours.facts.gates_open)
+    without = frames[gates_open.index(True)]
+    assert ours.facts.room == 0
+    assert [np.array_equal(frame, without) for frame in frames] == gates_open
+    assert sum(gates_open) == 18  # 9 of every 32 steps
+
+
 def test_facts_are_montezumas():
     with pytest.raises(ValueError, match="known for montezuma_revenge only"):
         _ = Emulator("pitfall").facts

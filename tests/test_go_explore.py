@@ -193,6 +193,18 @@ def test_domain_cells():
     assert go_explore.domain(emulator) is None
 
 
+def test_gates_cells_tell_open_gates_from_closed():
+    emulator, keys = Emulator(), set()
+    for _ in range(40):  # standing where she starts
+        emulator.step(0)
+        keys.add(go_explore.gates(emulator))
+    here = go_explore.domain(emulator)
+    assert keys == {here + bytes([0]), here + bytes([1])}
+    while not emulator.facts.dying:
+        emulator.step(ACTIONS.index("RIGHT"))
+    assert go_explore.gates(emulator) is None
+
+
 def test_a_cell_function_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("def cell(emulator):\n    return bytes(emulator.facts[:1])\n")
     monkeypatch.syspath_prepend(tmp_path)
