@@ -222,7 +222,7 @@ def test_a_cell_function_of_ones_own(tmp_path, monkeypatch):
         ({"game": "pitfall", "cells": "gates"}, "cells='gates'"),
         ({"game": "pong"}, "game='pong'"),
         ({"selection": "newest"}, "selection='newest': use one of seen, counts, domain"),
-        ({"selection": "domain", "cells": "downscaled"}, "selection='domain': it weighs domain cells"),
+        ({"selection": "domain", "cells": "downscaled"}, "selection='domain': it weighs domain or gates cells"),
         ({"recompute_every": 0}, "recompute_every=0"),
         ({"batch": 0}, "batch=0"),
         ({"repeat_probability": 1.0}, "repeat_probability=1.0"),

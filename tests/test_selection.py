@@ -55,6 +55,7 @@ def test_the_tree_draws_what_a_search_in_the_running_sum_draws():
 # ---- the rules
 
 KEYS = [bytes((level, keys, room, x, 9)) for level in (0, 1) for keys in (0, 1, 2) for room in (1, 2) for x in range(4)]
+GATES = [key + bytes([gates]) for key in KEYS if key[2] == 1 for gates in (0, 1)]
 
 
 def filled(keys: list[bytes], rule: str, counts: np.random.Generator) -> Archive:
@@ -73,7 +74,7 @@ def filled(keys: list[bytes], rule: str, counts: np.random.Generator) -> Archive
 def expected(archive: Archive, rule: str) -> list[float]:
     """The weights, from the formulas of the docstrings, one cell at a time."""
     weights, known = [], set(archive.keys)
-    for cell, (level, keys, room, x, y) in enumerate(archive.keys):
+    for cell, (level, keys, room, x, *rest) in enumerate(archive.keys):
         seen, chosen, since = (int(archive.column(n)[cell]) for n in ("seen", "chosen", "chosen_since_new"))
         if rule == "counts":
             counts = ((0.1, chosen), (0.0, since), (0.3, seen))
@@ -81,15 +82,15 @@ def expected(archive: Archive, rule: str) -> list[float]:
             continue
         value = (seen + 1) ** -0.5
         if rule == "domain":
-            beside = (bytes((level, keys, room, x + d, y)) in known for d in (-1, 1) if x + d >= 0)
-            more = any(key[0] == level and key[1] > keys and key[2:] == bytes((room, x, y)) for key in known)
+            beside = (bytes((level, keys, room, x + d, *rest)) in known for d in (-1, 1) if x + d >= 0)
+            more = any(key[0] == level and key[1] > keys and key[2:] == bytes((room, x, *rest)) for key in known)
             value = 0.1 ** (max(k[0] for k in known) - level) * (value + (2 - sum(beside)) / 10 + (not more))
         weights.append(value)
     return weights
 
 
 @pytest.mark.parametrize("rule", RULES)
-@given(st.permutations(KEYS).map(lambda keys: keys[:25]), st.integers(0, 99))
+@given(st.sampled_from((KEYS, GATES)).flatmap(st.permutations).map(lambda keys: keys[:25]), st.integers(0, 99))
 def test_the_weights_are_those_of_the_rule(rule, keys, seed):
     archive = filled(keys, rule, np.random.default_rng(seed))
     archive.select(np.random.default_rng(0), 1)

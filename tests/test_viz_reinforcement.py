@@ -16,8 +16,11 @@ def rows(agent: str, seed: int, successes: list[float]) -> list[dict[str, str]]:
 
 def test_curves_are_medians_of_seeds(monkeypatch):
     stored = rows("codes", 0, [0, 0.2, 0.4, 0.6]) + rows("codes", 1, [0.2, 0.4, 0.6, 0.8]) + rows("raw", 0, [0] * 4)
-    monkeypatch.setattr(reinforcement, "read_curve", lambda name: stored)
+    longer = [row | {"task": "First key", "step": str(10 * int(row["step"]))} for row in stored]
+    monkeypatch.setattr(reinforcement, "read_curve", {"internal_rl": stored, "from_reset": longer}.get)
     figure = reinforcement.curves_figure(bins=2)
+    assert [axes.get_title() for axes in figure.axes] == ["unseen way over three places", "First key, from reset"]
+    assert [max(axes.lines[0].get_xdata()) for axes in figure.axes] == [0.3, 3.0]
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines if line.get_linewidth() == 2}
     assert lines["codes"] == pytest.approx([0.2, 0.6])
     assert lines["raw"] == pytest.approx([0, 0])

@@ -79,8 +79,8 @@ class GoExploreConfig:
         cell_function(self.cells)
         if self.selection not in RULES:
             raise ValueError(f"selection={self.selection!r}: use one of {', '.join(RULES)}")
-        if self.selection == "domain" and self.cells != "domain":
-            raise ValueError(f"selection='domain': it weighs domain cells, not cells={self.cells!r}; use seen")
+        if self.selection == "domain" and self.cells not in RAM_CELLS:
+            raise ValueError(f"selection='domain': it weighs domain or gates cells, not {self.cells!r}; use seen")
         for name in ("total_steps", "explore_steps", "batch", "checkpoint_every", "recompute_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: at least 1 is needed")

@@ -88,8 +88,9 @@ class ByDomain:
     """0.1^(L - l) (W + (2 - h)/10 + k): W the seen weight, l the cell's level and L the highest in the archive, h the
     number of cells beside it, k 1 if no cell at its place holds more keys (Ecoffet et al. 2021, Methods).
 
-    For cells (level, keys, room, x, y). Neighbours are looked for in the same room only. k = 1 is uncertain: the
-    paper's text could not be checked; the 2019 settings weigh it 10.
+    For cells (level, keys, room, x, y), perhaps with more after these, which is then the same in a neighbour and in the
+    cell with more keys. Neighbours are looked for in the same room only. k = 1 is uncertain: the paper's text could not
+    be checked; the 2019 settings weigh it 10.
     """
 
     def __init__(self):
@@ -104,10 +105,10 @@ class ByDomain:
             self.levels, self.bonuses = (
                 np.concatenate([old, np.zeros_like(old)]) for old in (self.levels, self.bonuses)
             )
-        level, keys, room, x, y = archive.keys[cell]
+        level, keys, room, x, *rest = archive.keys[cell]
         self.levels[cell], self.most_keys = level, max(self.most_keys, keys)
-        around = [bytes((level, keys, room, beside, y)) for beside in (x - 1, x + 1) if 0 <= beside < 256]
-        around += [bytes((level, fewer, room, x, y)) for fewer in range(keys)]
+        around = [bytes((level, keys, room, beside, *rest)) for beside in (x - 1, x + 1) if 0 <= beside < 256]
+        around += [bytes((level, fewer, room, x, *rest)) for fewer in range(keys)]
         changed = [cell, *(archive.index[key] for key in around if archive.index.get(key, cell) < cell)]
         for one in changed:
             self.bonuses[one] = self.bonus(archive, archive.keys[one])
@@ -118,10 +119,10 @@ class ByDomain:
 
     def bonus(self, archive, key: bytes) -> float:
         """(2 - h)/10 + k of a cell."""
-        level, keys, room, x, y = key
-        beside = [bytes((level, keys, room, other, y)) for other in (x - 1, x + 1) if 0 <= other < 256]
+        level, keys, room, x, *rest = key
+        beside = [bytes((level, keys, room, other, *rest)) for other in (x - 1, x + 1) if 0 <= other < 256]
         neighbours = sum(other in archive.index for other in beside)
-        more = (bytes((level, number, room, x, y)) for number in range(keys + 1, self.most_keys + 1))
+        more = (bytes((level, number, room, x, *rest)) for number in range(keys + 1, self.most_keys + 1))
         return (2 - neighbours) / 10 + KEY_BONUS * (not any(other in archive.index for other in more))
 
     def weights(self, archive, cells: np.ndarray) -> np.ndarray:

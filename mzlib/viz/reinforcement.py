@@ -10,17 +10,22 @@ from mzlib.runs import read_curve
 from mzlib.viz.rooms import RoomMap
 from mzlib.viz.style import OKABE_ITO
 
+TITLES = {"internal_rl": "unseen way over {}", "from_reset": "{}, from reset"}  # of a curve file's tasks
+
 
 def curves_figure(bins: int = 24) -> Figure:
     """Success over emulator steps, a panel a task: the median of the seeds bold, each seed thin, means of `bins`."""
-    rows = read_curve("internal_rl")
-    tasks, agents = (list(dict.fromkeys(row[name] for row in rows)) for name in ("task", "agent"))
-    figure, panels = plt.subplots(1, len(tasks), figsize=(5.5 * len(tasks), 3.4), sharey=True, squeeze=False)
-    longest = max(int(row["step"]) for row in rows)
-    middles = (np.arange(bins) + 0.5) * longest / bins / 1_000
-    for axes, task in zip(panels[0], tasks, strict=True):
+    tasks: dict[str, list[dict[str, str]]] = {}
+    for name, title in TITLES.items():
+        for row in read_curve(name):
+            tasks.setdefault(title.format(row["task"]), []).append(row)
+    agents = list(dict.fromkeys(row["agent"] for rows in tasks.values() for row in rows))
+    figure, panels = plt.subplots(1, len(tasks), figsize=(4.4 * len(tasks), 3.2), sharey=True, squeeze=False)
+    for axes, (title, rows) in zip(panels[0], tasks.items(), strict=True):
+        longest = max(int(row["step"]) for row in rows)
+        middles = (np.arange(bins) + 0.5) * longest / bins / 1_000
         for agent, colour in zip(agents, OKABE_ITO, strict=False):
-            own = [row for row in rows if (row["task"], row["agent"]) == (task, agent)]
+            own = [row for row in rows if row["agent"] == agent]
             seeds = [
                 means([row for row in own if row["seed"] == s], longest, bins) for s in {row["seed"] for row in own}
             ]
@@ -28,7 +33,7 @@ def curves_figure(bins: int = 24) -> Figure:
                 axes.plot(middles, success, color=colour, lw=1, alpha=0.5)
             if seeds:
                 axes.plot(middles, np.median(seeds, axis=0), color=colour, lw=2, label=agent)
-        axes.set(xlabel="thousand emulator steps", title=f"unseen way over {task}", ylim=(0, 1))
+        axes.set(xlabel="thousand emulator steps", title=title, ylim=(-0.02, 1))
     panels[0, 0].set(ylabel="success")
     panels[0, -1].legend(*panels[0, 0].get_legend_handles_labels(), fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
