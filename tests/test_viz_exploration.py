@@ -1,8 +1,12 @@
 """Figures of the search show the values that they are given."""
 
+import itertools
+
 import numpy as np
 import pytest
 
+from mzlib import demos
+from mzlib.runs import data_dir
 from mzlib.viz import exploration
 
 ROWS = [
@@ -28,6 +32,25 @@ def test_a_line_is_the_median_of_the_seeds():
     assert (domain[0], domain[-1], dynamic[-1]) == (0, 550, 50), "400 and 700 have the median 550"
     ends = axes.collections[0].get_paths()[0].vertices[:, 1]
     assert (ends.min(), ends.max()) == (0, 700)
+
+
+@pytest.mark.parametrize(("last", "shown", "unit"), [(200_000, 200, "thousands"), (100_000_000, 100, "millions")])
+def test_growth_of_a_short_and_a_long_search(last, shown, unit):
+    rows = [{"step": "0", "score": "0", "rooms": "1", "cells": "1"}]
+    rows.append({"step": str(last), "score": "400", "rooms": "3", "cells": "70"})
+    score, rooms, cells = exploration.growth_figure(rows).axes
+    assert score.get_xlabel() == f"steps ({unit})"
+    assert score.lines[0].get_xdata().tolist() == [0, shown]
+    assert [axes.lines[0].get_ydata()[-1] for axes in (score, rooms, cells)] == [400, 3, 70]
+
+
+def test_gates_are_drawn_closed_and_open():
+    demo = demos.load(data_dir("demos", "far", "points_2500.npz"))[2]
+    emulator = next(itertools.islice(demos.replay(demo), 205, None))[0]
+    closed, opened = (axes.images[0].get_array() for axes in exploration.gates_figure(emulator).axes)
+    lit, dark = (int(np.asarray(picture).any(-1).sum()) for picture in (closed, opened))
+    assert 200 < lit - dark < 260, "six beams less"
+    assert emulator.facts.gates_open
 
 
 def test_parts_of_a_step_stand_end_to_end():

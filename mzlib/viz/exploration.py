@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from mzlib.emulator import Emulator
+from mzlib.emulator import NOOP, Emulator
 from mzlib.go_explore import Archive, downscaled
 from mzlib.viz.rooms import RoomMap
 from mzlib.viz.style import OKABE_ITO
@@ -41,14 +41,33 @@ def selection_figure(archive: Archive) -> Figure:
     return figure
 
 
-def growth_figure(metrics: Sequence[dict]) -> Figure:
-    """Score, rooms and cells over the steps of a search."""
+def growth_figure(metrics: Sequence[Mapping]) -> Figure:
+    """Score, rooms and cells over the steps of a search; metrics: its rows, as numbers or as text."""
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.8))
-    steps = np.array([row["step"] for row in metrics]) / 1000
+    steps = np.array([int(row["step"]) for row in metrics])
+    unit, word = (1_000_000, "millions") if steps.max() > 5_000_000 else (1_000, "thousands")
     for number, (one, name) in enumerate(zip(axes, ("score", "rooms", "cells"), strict=True)):
-        one.step(steps, [row[name] for row in metrics], where="post", color=OKABE_ITO[number])
-        one.set(xlabel="steps (thousands)", ylabel="best score (points)" if name == "score" else name)
+        values = [float(row[name]) for row in metrics]
+        one.step(steps / unit, values, where="post", color=OKABE_ITO[number])
+        one.set(xlabel=f"steps ({word})", ylabel="best score (points)" if name == "score" else name)
         one.set_ylim(bottom=0)
+    return figure
+
+
+def gates_figure(emulator: Emulator) -> Figure:
+    """The screen while the gates of light are closed, and while they are open, the player standing still.
+
+    emulator: where she may stand for 64 steps, in a room with gates.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(8, 2.6))
+    for one, wanted in zip(axes, (False, True), strict=True):
+        while emulator.facts.gates_open != wanted:
+            emulator.step(NOOP)
+        one.imshow(emulator.rgb()[48:110], aspect="auto")
+        for x in range(0, 160, 16):  # the cells' borders, 3 pixels left of the player's middle
+            one.axvline(x + 3, color="0.7", lw=0.6)
+        one.set(xticks=[], yticks=[])
+        one.set_title("open: 9 steps of 32" if wanted else "closed", fontsize=10)
     return figure
 
 
