@@ -53,6 +53,18 @@ def test_gates_are_drawn_closed_and_open():
     assert emulator.facts.gates_open
 
 
+def test_a_way_over_the_pyramid_is_coloured_by_its_steps():
+    demo = demos.load(data_dir("demos", "far", "points_6500.npz"))[0]
+    axes = exploration.pyramid_figure(demo).axes[0]
+    (way,) = axes.collections
+    assert way.get_array().tolist() == list(range(len(demo) - 1))
+    height, width, _ = axes.images[0].get_array().shape
+    assert (height, width) == (4 * 210, 5 * 160), "the pyramid's right half"
+    vertices = np.concatenate([path.vertices for path in way.get_paths() if len(path.vertices)])
+    assert np.nanmin(vertices) > 0
+    assert (np.nanmax(vertices, 0) < (width, height)).all()
+
+
 def test_parts_of_a_step_stand_end_to_end():
     names = ("domain cells: emulator", "downscaled cells: emulator", "domain cells: cell", "downscaled cells: cell")
     records = [

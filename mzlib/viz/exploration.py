@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from mzlib.demos import Demo, replay
 from mzlib.emulator import NOOP, Emulator
 from mzlib.go_explore import Archive, downscaled
 from mzlib.viz.rooms import RoomMap
@@ -89,6 +91,28 @@ def archive_slider(archive: Archive, room_map: RoomMap) -> TimeSlider:
         end=archive.steps,
         log=True,
     )
+
+
+def pyramid_figure(demo: Demo) -> Figure:
+    """A demo's way through the first level, coloured by its steps, over the rooms that it sees."""
+    pictures, positions = {}, []
+    for emulator, _, _ in replay(demo):
+        facts = emulator.facts
+        if facts.level > 0:
+            break
+        if facts.room not in pictures:
+            pictures[facts.room] = emulator.rgb().copy()
+        positions.append((facts.room, facts.x, facts.y))
+    room_map = RoomMap(pictures)
+    points = room_map.path(*np.array(positions).T)
+    height, width, _ = room_map.picture.shape
+    figure, axes = plt.subplots(figsize=(9.5, 9 * height / width))
+    room_map.draw(axes, dim=0.5)
+    steps = np.arange(len(points) - 1)
+    lines = LineCollection(np.stack([points[:-1], points[1:]], axis=1), array=steps, cmap="viridis", linewidth=1.5)
+    axes.add_collection(lines)
+    figure.colorbar(lines, ax=axes, label="step", shrink=0.6, pad=0.01)
+    return figure
 
 
 STEP_PART = "Exploring step, "  # how their results' names begin
