@@ -45,7 +45,8 @@ from bench.training import cloning as cloning_speed
 from bench.vector import vecenv_ratio
 from mzlib import demos, runs
 from mzlib.evaluate import EvaluationProtocol, OpenLoop, bootstrap_interval, evaluate, select_demo
-from mzlib.go_explore import GoExploreConfig, Search, run
+from mzlib.go_explore import GoExploreConfig, Search, load_archive, run
+from mzlib.go_explore.extract import extract
 from mzlib.interventions import total_variation
 from mzlib.places import GOALS
 
@@ -154,12 +155,16 @@ KINDS = {"downscaled": {"cells": "downscaled"}, "dynamic": {"cells": "dynamic"},
 KINDS |= {"domain, domain weights": {"selection": "domain"}}
 
 
+def search_run(workers: int, **changes) -> runs.Run:
+    """The run of a search in the `full` profile, open."""
+    settings = runs.load_profile("full", "05_go_explore") | {"workers": workers} | changes
+    return runs.Run.open("05_go_explore", "full", runs.config_from(GoExploreConfig, settings))
+
+
 def searched(workers: int, **changes) -> tuple[dict, list[dict]]:
     """(final.json, a row of score, rooms and cells every half million steps) of a search in the `full` profile."""
-    settings = runs.load_profile("full", "05_go_explore") | {"workers": workers} | changes
-    config = runs.config_from(GoExploreConfig, settings)
-    with runs.Run.open("05_go_explore", "full", config) as folder:
-        final, rows = run(config, folder), folder.metrics()
+    with search_run(workers, **changes) as folder:
+        final, rows = run(folder.config, folder), folder.metrics()
     every = max(1, len(rows) // 100)
     return final, [
         {name: row[name] for name in ("step", "score", "rooms", "cells")} for row in rows[::every] + rows[-1:]
@@ -216,18 +221,39 @@ def other_games(workers: int) -> list[dict]:
     return results
 
 
-HUNDRED_MILLION = {"cells": "gates", "selection": "domain"}  # the best setting on searches of a few million steps
+HUNDRED_MILLION = {  # the best cells and weights on searches of a few million steps
+    "cells": "gates",
+    "selection": "domain",
+    "total_steps": 100_000_000,
+    "checkpoint_every": 2_000_000,
+}
+POINTS = (2_500, 5_000, 10_000, 31_000)
 
 
 def hundred_million(workers: int) -> list[dict]:
-    """One search of 100 M steps; its checkpoints let a later call go on."""
+    """One search of 100 M steps, and its shortest ways to some scores, which are shipped; its checkpoints let a later
+    call go on."""
     since = time.perf_counter()
-    final, rows = searched(workers, **HUNDRED_MILLION, total_steps=100_000_000, checkpoint_every=2_000_000)
+    final, rows = searched(workers, **HUNDRED_MILLION)
+    with search_run(workers, **HUNDRED_MILLION) as folder:
+        archive = load_archive(folder)
+        ways = {points: extract(folder.folder, points) for points in POINTS}
+        best = demos.load(folder.folder / "best.npz")
+    demos.save(runs.data_dir("demos", "rooms", "hundred_million.npz"), best + list(ways.values()))
     runs.write_curve("hundred_million", [{"seed": 0} | row for row in rows])
     protocol = {"experiment": "hundred_million", **final["protocol"], "what": SEARCH, "replay verified": True}
-    name = "Go-Explore: score after 100 M steps, gates cells, domain weights"
-    cost = {"wall_s": final["wall_s"]}
-    return [record(name, {0: final["score"]}, "points", protocol, final["steps"], since, **cost)]
+    setting, results = "100 M steps, gates cells, domain weights", []
+
+    def add(name: str, value: int, unit: str, **more) -> None:
+        cost = {"wall_s": final["wall_s"]}
+        results.append(record(name, {0: value}, unit, protocol | more, final["steps"], since, **cost))
+
+    add(f"Go-Explore: score after {setting}", final["score"], "points", actions=final["actions"])
+    add(f"Go-Explore, {setting}: rooms", final["rooms"], "rooms")
+    for points, way in ways.items():
+        add(f"Go-Explore, {setting}: steps to {points:,} points", archive.first_step(points), "steps")
+        add(f"Go-Explore, {setting}: the shortest way kept to {points:,} points", len(way), "actions")
+    return results
 
 
 def open_loop(workers: int) -> list[dict]:

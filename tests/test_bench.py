@@ -191,6 +191,25 @@ def test_searches_side_by_side_are_recorded_by_kind(monkeypatch):
 
 
 @pytest.mark.slow
+def test_the_long_search_ships_its_ways(tmp_path, monkeypatch):
+    monkeypatch.setenv("MZ_RUNS", str(tmp_path))
+    shorter = {"total_steps": 40_000, "checkpoint_every": 15_000}
+    monkeypatch.setattr(experiments, "HUNDRED_MILLION", experiments.HUNDRED_MILLION | shorter)
+    monkeypatch.setattr(experiments, "POINTS", (100,))
+    monkeypatch.setattr(runs, "data_dir", lambda *names: tmp_path / names[-1])
+    curves = {}
+    monkeypatch.setattr(runs, "write_curve", curves.__setitem__)
+    score, rooms, steps, way = experiments.hundred_million(1)
+    best, shipped = demos.load(tmp_path / "hundred_million.npz")
+    assert (score["value"], score["protocol"]["actions"]) == (best.score, len(best)) == (100, len(best))
+    assert rooms["value"] >= 1
+    assert way["value"] == len(shipped)
+    assert shipped.score == 100
+    assert 0 < steps["value"] < score["steps"]
+    assert curves["hundred_million"][-1]["score"] == 100
+
+
+@pytest.mark.slow
 def test_searches_run_side_by_side_and_a_finished_one_is_not_run_again(tmp_path, monkeypatch):
     monkeypatch.setenv("MZ_RUNS", str(tmp_path))
     searches = [{"seed": seed, "cells": "downscaled", "total_steps": 1_000} for seed in (1, 0)]
