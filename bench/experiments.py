@@ -44,6 +44,7 @@ from bench.speed import explore_efficiency, explore_scaling
 from bench.training import cloning as cloning_speed
 from bench.vector import vecenv_ratio
 from mzlib import demos, runs
+from mzlib.demos import Demo
 from mzlib.evaluate import EvaluationProtocol, OpenLoop, bootstrap_interval, evaluate, select_demo
 from mzlib.go_explore import GoExploreConfig, Search, load_archive, run
 from mzlib.go_explore.extract import extract
@@ -228,6 +229,7 @@ HUNDRED_MILLION = {  # the best cells and weights on searches of a few million s
     "checkpoint_every": 2_000_000,
 }
 POINTS = (2_500, 5_000, 10_000, 31_000)
+TREASURE_ROOM = 15
 
 
 def hundred_million(workers: int) -> list[dict]:
@@ -250,10 +252,21 @@ def hundred_million(workers: int) -> list[dict]:
 
     add(f"Go-Explore: score after {setting}", final["score"], "points", actions=final["actions"])
     add(f"Go-Explore, {setting}: rooms", final["rooms"], "rooms")
+    for level, (score, actions) in enumerate(treasure_rooms(best[0]), start=1):
+        add(f"Go-Explore, {setting}: points on entering treasure room {level}", score, "points", actions=actions)
     for points, way in ways.items():
         add(f"Go-Explore, {setting}: steps to {points:,} points", archive.first_step(points), "steps")
         add(f"Go-Explore, {setting}: the shortest way kept to {points:,} points", len(way), "actions")
     return results
+
+
+def treasure_rooms(demo: Demo) -> list[tuple[int, int]]:
+    """(points, actions) of a demo when it first enters each level's last room."""
+    found = {}
+    for step, (emulator, _, _) in enumerate(demos.replay(demo), start=1):
+        if emulator.facts.room == TREASURE_ROOM:
+            found.setdefault(emulator.facts.level, (int(demo.rewards[:step].sum()), step))
+    return list(found.values())
 
 
 def open_loop(workers: int) -> list[dict]:
