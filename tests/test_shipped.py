@@ -1,6 +1,7 @@
 """The demonstrations and weights that the workbook ships: what the README says of them is so."""
 
 import collections
+import itertools
 from functools import partial
 
 import numpy as np
@@ -66,6 +67,22 @@ def test_the_ways_through_many_rooms():
     scored = results["Go-Explore: score after 5 M steps, domain cells (median)"]
     assert {str(way.seed): way.score for way in ways} == scored
     demos.verify(ways[1])
+
+
+def test_the_ways_of_the_long_search():
+    best, *ways = demos.load(data_dir("demos", "rooms", "hundred_million.npz"))
+    results = {record["name"]: record for record in runs.read_results()["hundred_million"]}
+    setting = "100 M steps, gates cells, domain weights"
+    assert results[f"Go-Explore: score after {setting}"]["value"] == best.score
+    for way in ways:
+        kept = results[f"Go-Explore, {setting}: the shortest way kept to {way.score:,} points"]
+        assert kept["value"] == len(way)
+    demos.verify(ways[-1])
+    entry = results[f"Go-Explore, {setting}: points on entering treasure room 1"]
+    steps = itertools.islice(demos.replay(best), entry["protocol"]["actions"])
+    before, inside = [emulator.facts.room for emulator, _, _ in steps][-2:]
+    assert (before == 15, inside == 15) == (False, True)
+    assert best.rewards[: entry["protocol"]["actions"]].sum() == entry["value"]
 
 
 def test_the_grid_worlds_switch_opens_at_changes_of_subgoal():
