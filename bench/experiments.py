@@ -250,10 +250,10 @@ def hundred_million(workers: int) -> list[dict]:
         cost = {"wall_s": final["wall_s"]}
         results.append(record(name, {0: value}, unit, protocol | more, final["steps"], since, **cost))
 
-    add(f"Go-Explore: score after {setting}", final["score"], "points", actions=final["actions"])
+    add(f"Go-Explore: score after {setting}", final["score"], "points", way_steps=final["actions"])
     add(f"Go-Explore, {setting}: rooms", final["rooms"], "rooms")
     for level, (score, actions) in enumerate(treasure_rooms(best[0]), start=1):
-        add(f"Go-Explore, {setting}: points on entering treasure room {level}", score, "points", actions=actions)
+        add(f"Go-Explore, {setting}: points on entering treasure room {level}", score, "points", way_steps=actions)
     for points, way in ways.items():
         add(f"Go-Explore, {setting}: steps to {points:,} points", archive.first_step(points), "steps")
         add(f"Go-Explore, {setting}: the shortest way kept to {points:,} points", len(way), "actions")

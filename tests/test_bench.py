@@ -201,7 +201,7 @@ def test_the_long_search_ships_its_ways(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "write_curve", curves.__setitem__)
     score, rooms, steps, way = experiments.hundred_million(1)
     best, shipped = demos.load(tmp_path / "hundred_million.npz")
-    assert (score["value"], score["protocol"]["actions"]) == (best.score, len(best)) == (100, len(best))
+    assert (score["value"], score["protocol"]["way_steps"]) == (best.score, len(best)) == (100, len(best))
     assert rooms["value"] >= 1
     assert way["value"] == len(shipped)
     assert shipped.score == 100

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from mzlib.demos import Demo, replay
 from mzlib.emulator import NOOP, Emulator
@@ -45,7 +46,7 @@ def selection_figure(archive: Archive) -> Figure:
 
 def growth_figure(metrics: Sequence[Mapping]) -> Figure:
     """Score, rooms and cells over the steps of a search; metrics: its rows, as numbers or as text."""
-    figure, axes = plt.subplots(1, 3, figsize=(9, 2.8))
+    figure, axes = plt.subplots(1, 3, figsize=(9.5, 2.8))
     steps = np.array([int(row["step"]) for row in metrics])
     unit, word = (1_000_000, "millions") if steps.max() > 5_000_000 else (1_000, "thousands")
     for number, (one, name) in enumerate(zip(axes, ("score", "rooms", "cells"), strict=True)):
@@ -53,6 +54,7 @@ def growth_figure(metrics: Sequence[Mapping]) -> Figure:
         one.step(steps / unit, values, where="post", color=OKABE_ITO[number])
         one.set(xlabel=f"steps ({word})", ylabel="best score (points)" if name == "score" else name)
         one.set_ylim(bottom=0)
+        one.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     return figure
 
 

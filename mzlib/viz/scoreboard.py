@@ -21,6 +21,8 @@ from mzlib.viz.style import OKABE_ITO
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 HEADLINES = (  # beginnings of names, in README's order
     "Go-Explore: steps to the first key",
+    "Go-Explore, 100 M steps, gates cells, domain weights: points on entering",
+    "Go-Explore, 100 M steps, gates cells, domain weights: steps to 31,000",
     "Open-loop demo: 100 points in the first life",
     "Robustified, first key: key in the first life",
     "Clone, step layout: key in the first life",
@@ -36,7 +38,7 @@ HEADLINES = (  # beginnings of names, in README's order
     "Unseen way over four places",
 )
 HEAD = ("result", "value", "95 % interval", "protocol", "seeds", "steps", "wall-clock", "machine")
-BRIEF = ("sticky", "noops", "noop_max", "frames_per_action", "episodes")  # of a protocol, in README
+BRIEF = ("sticky", "noops", "noop_max", "frames_per_action", "episodes", "way_steps")  # of a protocol, in README
 AGENT_HEAD = ("agent", "the score is", "whole game", "first life", "seeds", "steps in all", "wall-clock")
 SEARCH = "a search's best way, deterministic emulator"
 REPLAY = "a demo's replay, sticky, from reset"
@@ -118,10 +120,10 @@ def markdown(table: list[tuple[str, ...]], head: tuple[str, ...] = HEAD) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def stored_table(names: Iterable[str]) -> str:
-    """The stored results of these names, those that there are, as a Markdown table."""
+def stored_table(names: Iterable[str], brief: bool = False) -> str:
+    """The stored results of these names, those that there are, as a Markdown table; `brief` as in `result_row`."""
     stored = read_results()
-    return markdown([result_row(record) for name in names for record in stored.get(name, [])])
+    return markdown([result_row(record, brief) for name in names for record in stored.get(name, [])])
 
 
 def agents() -> list[tuple[str, ...]]:
