@@ -40,6 +40,8 @@ class PinpadConfig:
     colours: int = 8  # O
     walls: int = 4  # W
     horizon: int = 100  # T, steps
+    quarters: bool = False  # colours 0 to 3 keep to the quarters of the board, in reading order; else anywhere
+    first_tie: bool = False  # of equally short ways the expert takes the first of MOVES, not one at random
 
     def __post_init__(self):
         for name in ("tasks", "subgoals"):  # lists if read from JSON
@@ -51,6 +53,10 @@ class PinpadConfig:
             raise ValueError(
                 f"colours={self.colours}, walls={self.walls}: choose at least 1 and 0, and so few that they and the "
                 f"agent fit into the {self.cells} cells of grid={self.grid}"
+            )
+        if self.quarters and (self.colours > 4 or self.grid % 2):
+            raise ValueError(
+                f"quarters=True with colours={self.colours}, grid={self.grid}: use at most 4 and an even number"
             )
         for subgoal in self.subgoals:
             if not subgoal or not set(subgoal) <= set(range(self.colours)):
@@ -138,6 +144,29 @@ LAPTOP = PinpadConfig(
 )
 LAPTOP = replace(LAPTOP, tasks=chained_tasks(LAPTOP, 4))
 
+# Where a code can mean the same in every layout: each colour keeps to its quarter of the board, and the expert has one
+# way only. All transitions occur, but that from a colour to the next one rarely: a third of the tasks drawn have one of
+# them, the others none; the post-training task has three. Twelve cells a side put 8.8 steps between goals.
+QUARTERS = PinpadConfig(
+    tasks=tuple(permutations(range(4), 2)),
+    post_training_task=(0, 1, 2, 3),
+    subgoals=tuple((colour,) for colour in range(4)),
+    grid=12,
+    colours=4,
+    walls=0,
+    quarters=True,
+    first_tie=True,
+)
+OFTEN = {0: 3, 1: 1}  # copies of a task in the list, by its number of transitions to the next colour
+QUARTERS = replace(
+    QUARTERS,
+    tasks=tuple(
+        task
+        for task in chained_tasks(QUARTERS, 4)
+        for _ in range(OFTEN.get(sum((after - before) % 4 == 1 for before, after in pairwise(task)), 0))
+    ),
+)
+
 
 class Layouts(NamedTuple):
     """Where things are in N layouts, all in distinct cells."""
@@ -186,6 +215,13 @@ def draw_tasks(
     return legs_of(config, which)[0, :, :-1]
 
 
+@lru_cache
+def _quarter_of(grid: int) -> np.ndarray:
+    """(G²,) int: each cell's quarter of the board, in reading order."""
+    row, column = np.divmod(np.arange(grid * grid), grid)
+    return 2 * (row >= grid // 2) + (column >= grid // 2)
+
+
 def draw_layouts(config: PinpadConfig, tasks: np.ndarray, rng: np.random.Generator) -> Layouts:
     """A layout for each task (see `legs_of`), uniform among those that the expert solves within the horizon.
 
@@ -195,7 +231,13 @@ def draw_layouts(config: PinpadConfig, tasks: np.ndarray, rng: np.random.Generat
     compact, left = np.empty((len(tasks), config.channels), np.uint8), np.arange(len(tasks))
     for _ in range(DRAWS):
         keys = rng.random((len(left), config.cells), dtype=np.float32)
-        compact[left] = np.argsort(keys, axis=1)[:, : config.channels]
+        if config.quarters:
+            places = np.where(_quarter_of(config.grid) == np.arange(config.colours)[:, None, None], keys, 1).argmin(2).T
+            np.put_along_axis(keys, places, 1, axis=1)  # taken: last in the order, so neither start nor wall
+            others = np.argsort(keys, axis=1)[:, : 1 + config.walls]
+            compact[left] = np.concatenate([others[:, :1], places, others[:, 1:]], axis=1)
+        else:
+            compact[left] = np.argsort(keys, axis=1)[:, : config.channels]
         lengths = plan(config, tasks[left], Layouts.of(config, compact[left])).lengths
         left = left[lengths.sum(axis=1) > config.horizon]
         if not len(left):
@@ -342,13 +384,16 @@ def one_hot(config: PinpadConfig, compact: np.ndarray) -> np.ndarray:
 
 
 def expert_actions(game: Pinpad, paths: Plan, rng: np.random.Generator, noise: float = 0.0) -> np.ndarray:
-    """(N,) uint8: for each pinpad a uniform draw among the optimal moves, or with probability `noise` among all four.
+    """(N,) uint8: for each pinpad a uniform draw among the optimal moves, or their first with `first_tie`; with
+    probability `noise` one of all four.
 
     paths: the `plan` of the game's tasks and layouts. If noise has cut off the way (it leads back over a colour), any
     move is drawn.
     """
     up, down, left, right = paths.optimal(game.progress, game.observation[:, 0])
     optimal = up | down << 1 | left << 2 | right << 3
+    if game.config.first_tie:
+        optimal &= -optimal  # the lowest bit alone
     if noise:
         optimal[rng.random(game.count) < noise] = 0
     return SHARES[optimal, rng.integers(12, size=game.count, dtype=np.uint8)]

@@ -19,7 +19,7 @@ def batch_advantage(returns: Tensor) -> Tensor:
 
 def clipped_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """The negative clipped surrogate, element by element (Schulman et al. 2017, Eq. 7)."""
-    ratio = (log_prob - old_log_prob).exp()
+    ratio = (log_prob - old_log_prob).clamp(max=20).exp()  # infinite, it would make the gradients nan
     return -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 

@@ -5,6 +5,7 @@ the subgoal, or a supervised controller can't write it, no metacontroller will f
 """
 
 import copy
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -114,7 +115,9 @@ def expert_nll(config: PinpadConfig, episodes: Episodes) -> tuple[float, float]:
     What is left when the task is known are the expert's ties. Without it the best guess is Bayes': each task weighs by
     how likely it makes what was seen so far. The difference is all that codes can bring.
     """
-    known = legs_of(config, np.arange(len(config.tasks)))[0, :, :-1]
+    often = Counter(config.tasks)
+    config = replace(config, tasks=tuple(often))
+    known = legs_of(config, np.arange(len(often)))[0, :, :-1]
     true = (episodes.tasks[:, None] == known).all(-1)  # (n, tasks)
     copies = np.repeat(np.arange(len(episodes)), len(known))
     tasks, layouts = (
@@ -123,11 +126,13 @@ def expert_nll(config: PinpadConfig, episodes: Episodes) -> tuple[float, float]:
     )
     game, paths = Pinpad(config, len(tasks)), plan(config, tasks, layouts)
     game.reset(tasks, layouts)
-    weight = (paths.lengths.sum(1) <= config.horizon).reshape(true.shape).astype(float)
+    weight = (paths.lengths.sum(1) <= config.horizon).reshape(true.shape) * np.array([*often.values()], float)
     nll, told = [], []
     for t in range(int(episodes.lengths.max())):
         playing, action = t < episodes.lengths, episodes.actions[copies, t]
         optimal = paths.optimal(game.progress, game.observation[:, 0])
+        if config.first_tie:
+            optimal = optimal * (optimal.cumsum(0) == 1)
         likely = optimal[action, np.arange(game.count)] / np.maximum(optimal.sum(0), 1)
         likely = (likely * ~game.done).reshape(true.shape)
         guess = (weight * likely).sum(1) / weight.sum(1)

@@ -152,3 +152,6 @@ def test_advantages_and_the_clipped_loss():
     ratio = torch.tensor([0.5, 1.0, 1.5, 0.5, 1.5])
     found = clipped_loss(ratio.log(), torch.zeros(5), torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0]), 0.2)
     assert found.tolist() == pytest.approx([-0.5, -1.0, -1.2, 0.8, 1.5])
+    far = torch.tensor([500.0, 500.0, -500.0, -500.0], requires_grad=True)
+    clipped_loss(far, torch.zeros(4), torch.tensor([1.0, -1.0, 1.0, -1.0]), 0.2).sum().backward()
+    assert far.grad.isfinite().all(), "a ratio beyond float32"

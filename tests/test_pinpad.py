@@ -3,7 +3,7 @@
 import json
 from collections import deque
 from dataclasses import asdict, fields, replace
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import gymnasium
 import numpy as np
@@ -17,6 +17,7 @@ from mzlib.pinpad import (
     LAPTOP,
     PAD_RGB,
     PAPER,
+    QUARTERS,
     SHARES,
     SINGLE,
     Episodes,
@@ -155,8 +156,45 @@ def test_the_new_task_needs_transitions_never_trained(config, tasks):
     assert {goal for pair in trained for goal in pair} == set(range(len(config.subgoals)))
 
 
-def test_a_config_survives_json():
-    assert PinpadConfig(**json.loads(json.dumps(asdict(PAPER)))) == PAPER
+def test_in_quarters_the_new_task_has_three_of_the_rare_transitions_of_which_a_trained_task_has_one_at_most():
+    rare = [sum((b - a) % 4 == 1 for a, b in pairwise(task)) for task in QUARTERS.tasks]
+    assert set(QUARTERS.tasks) >= {(0, 1, 3, 1), (0, 2, 0, 2)}
+    assert len(QUARTERS.tasks) == 144
+    assert set(rare) == {0, 1}
+    assert np.mean(rare) == pytest.approx(1 / 3)
+    assert QUARTERS.post_training_task == (0, 1, 2, 3) not in QUARTERS.tasks
+    assert {pair for task in QUARTERS.tasks for pair in pairwise(task)} == {*permutations(range(4), 2)}
+
+
+@pytest.mark.parametrize("config", [PAPER, QUARTERS])
+def test_a_config_survives_json(config):
+    assert PinpadConfig(**json.loads(json.dumps(asdict(config)))) == config
+
+
+@pytest.mark.parametrize("walls", [0, 3])
+def test_colours_keep_to_their_quarters_and_are_everywhere_in_them(walls):
+    config = replace(QUARTERS, walls=walls)
+    layouts = draw_layouts(config, np.zeros(2_000, int), np.random.default_rng(0))
+    row, column = np.divmod(layouts.colour_cells, 12)
+    assert (2 * (row >= 6) + (column >= 6) == np.arange(4)).all()
+    assert all(len(np.unique(layouts.colour_cells[:, colour])) == 36 for colour in range(4))
+    assert len(np.unique(layouts.start)) == 144, "the agent starts anywhere"
+    assert all(len(set(row)) == config.channels for row in layouts.compact.tolist()), "all in distinct cells"
+
+
+def test_without_ties_an_episode_follows_from_its_layout():
+    one, other = (expert_episodes(QUARTERS, 50, np.random.default_rng(seed)) for seed in (3, 4))
+    for seed in (5, 6):  # the same tasks and layouts, another source of chance
+        game, tasks = Pinpad(QUARTERS, 50), one.tasks
+        game.reset(tasks, one.layouts)
+        paths, rng, t = plan(QUARTERS, tasks, one.layouts), np.random.default_rng(seed), 0
+        while not game.done.all():
+            playing = ~game.done
+            actions = expert_actions(game, paths, rng)
+            assert (actions == one.actions[:, t])[playing].all()
+            game.step(actions)
+            t += 1
+    assert not np.array_equal(one.actions, other.actions)
 
 
 @pytest.mark.parametrize(
@@ -485,7 +523,9 @@ def test_a_task_without_any_layout_is_named():
 # ---- the expert
 
 
-@pytest.mark.parametrize(("config", "new_task"), [(PAPER, False), (PAPER, True), (SINGLE, False), (LAPTOP, True)])
+@pytest.mark.parametrize(
+    ("config", "new_task"), [(PAPER, False), (PAPER, True), (SINGLE, False), (LAPTOP, True), (QUARTERS, True)]
+)
 def test_expert_episodes_are_shortest_and_succeed(config, new_task):
     task = config.post_training_task if new_task else None
     episodes = expert_episodes(config, 60, np.random.default_rng(4), task=task)

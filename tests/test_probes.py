@@ -1,12 +1,14 @@
 """Probes and supervised controllers on small cases whose answer is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from mzlib.backbone import PinpadBackbone, PinpadBackboneConfig
 from mzlib.dataset import pinpad_batch
-from mzlib.pinpad import LAPTOP, SINGLE, Pinpad, PinpadConfig, expert_episodes
+from mzlib.pinpad import LAPTOP, QUARTERS, SINGLE, Pinpad, PinpadConfig, expert_episodes
 from mzlib.probes import (
     SupervisedControllers,
     at_layer,
@@ -102,3 +104,13 @@ def test_the_least_nll_there_can_be():
     gain = (blind - told) * episodes.lengths.mean()
     assert gain < np.log(len(LAPTOP.tasks)) + 1e-9, "no more than which of the tasks it is"
     assert gain > np.log(len(LAPTOP.tasks)) - 0.5
+
+
+def test_without_ties_only_the_task_is_left_to_guess():
+    often = replace(QUARTERS, tasks=((0, 1), (0, 1), (0, 1), (0, 2)))
+    episodes = expert_episodes(often, 2_000, np.random.default_rng(0))
+    blind, told = expert_nll(often, episodes)
+    assert told == 0
+    nats = blind * episodes.lengths.mean()
+    entropy = -0.75 * np.log(0.75) - 0.25 * np.log(0.25)
+    assert nats == pytest.approx(entropy, abs=0.05), "as often as a task is listed, so likely it is"
