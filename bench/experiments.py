@@ -7,6 +7,7 @@ other_games  pitfall and private_eye with downscaled cells: 3 seeds of 1 M steps
 hundred_million  one search of 100 M steps, its score verified by replay
 speeds       how fast learners are, as ratios within the run: some of `make bench`
 pinpad       the grid world of notebook 00: switch, codes and internal RL, three seeds
+pinpad_anywhere  the same where pads lie anywhere on the board, with the settings that suited it
 metacontroller  notebook 03: three seeds, openings against two truths, what codes tell, and whether they steer
 internal_rl  notebook 04: reinforcement over codes and its rivals on two unseen ways, 3 seeds each; single codes by leg
 from_reset   notebook 04: the first key from reset, codes and raw actions, 3 seeds each; steps to halve the failures
@@ -32,12 +33,12 @@ import numpy as np
 
 from bench import cloning as bench_cloning
 from bench import metacontroller as bench_metacontroller
+from bench import pinpad as bench_pinpad
 from bench import reinforcement
 from bench import rnd as bench_rnd
 from bench import robustify as bench_robustify
 from bench.exploring import step_costs
 from bench.models import ppo_learner_ratio
-from bench.pinpad import BASELINES, OWN, RAW, RAW_LEARNING_RATE, everything, finals
 from bench.ppo_loop import ppo_steps_ratio
 from bench.rnd import rnd_speed
 from bench.speed import explore_efficiency, explore_scaling
@@ -299,43 +300,46 @@ def open_loop(workers: int) -> list[dict]:
     return found
 
 
-def pinpad(workers: int) -> list[dict]:
-    """Three seeds of the grid world's study and of its baselines."""
+def pinpad(workers: int, world: str = "pinpad") -> list[dict]:
+    """Three seeds of the grid world's study and of its baselines, in one of bench.pinpad's worlds."""
     since = time.perf_counter()
-    folders = everything(workers, tuple(BASELINES))
-    own = finals(folders[OWN])
+    folders = bench_pinpad.everything(workers, world)
+    own = bench_pinpad.finals(folders["once"][bench_pinpad.OWN])
+    size, title = own[0]["protocol"]["world"], "Grid world" if world == "pinpad" else "Grid world, pads anywhere"
     seen = "held-out expert episodes (evaluation seed); beta > 0.5, one to one within 1 step, first step excluded"
-    task = "post-training task, unseen in pretraining, reward at its end only; layouts of an evaluation seed"
-    trained = f"after {own[0]['episodes']:,} episodes; {task}"
-    wanted = (
-        ("Grid world: switch against true changes of subgoal, F1 (median)", "f1", "", seen),
-        ("Grid world: share of beta outside 0.1 to 0.9", "sharp", "", seen),
-        (f"Grid world: switches an episode ({own[0]['changes']:.3g} true changes)", "switches", "", seen),
-        ("Grid world: KL an episode", "kl", "nats", seen),
-        ("Grid world: success of the backbone's own actions", "backbone_success", "", task),
-        ("Grid world: success of codes from the prior", "prior_success", "", task),
-        ("Grid world: success of internal RL", "success", "", trained),
-    )
     results = []
-    for name, key, unit, what in wanted:
-        protocol = {"experiment": "pinpad", "what": what, "world": "laptop size"}
-        values = {seed: final[key] for seed, final in own.items()}
-        steps, seconds = (sum(final[cost] for final in own.values()) for cost in ("steps", "wall_s"))
-        results.append(record(name, values, unit, protocol, steps, since, wall_s=seconds))
-    labels = {"success": "Grid world: success of {}", "f1": "Grid world, {}: F1", "kl": "Grid world, {}: KL an episode"}
-    for agent, (changes, _) in BASELINES.items():
-        other = finals(folders[agent])
-        steps, seconds = (sum(final[cost] for final in other.values()) for cost in ("steps", "wall_s"))
-        for key, unit, what in (("success", "", trained), ("f1", "", seen), ("kl", "nats", seen)):
-            if key != "success" and (agent == RAW or key == "f1" and changes.get("always_open")):
-                continue  # nothing switches, or always
-            name = labels[key].format(
-                "raw-action RL" if agent == RAW else f"the {agent}" if key == "success" else agent
-            )
-            protocol = {"experiment": "pinpad", "what": what, "world": "laptop size"}
-            protocol |= {"learning rate": RAW_LEARNING_RATE} if agent == RAW else {}
-            values = {seed: final[key] for seed, final in other.items()}
-            results.append(record(name, values, unit, protocol, steps, since, wall_s=seconds))
+
+    def add(name: str, finals: dict[int, dict], key: str, unit: str, what: str, **about) -> None:
+        protocol = {"experiment": world, "what": what, "world": size} | about
+        steps, seconds = (sum(final[cost] for final in finals.values()) for cost in ("steps", "wall_s"))
+        values = {seed: final[key] for seed, final in finals.items()}
+        results.append(record(f"{title}: {name}", values, unit, protocol, steps, since, wall_s=seconds))
+
+    add("switch against true changes of subgoal, F1 (median)", own, "f1", "", seen)
+    add("share of beta outside 0.1 to 0.9", own, "sharp", "", seen)
+    add(f"switches an episode ({own[0]['changes']:.3g} true changes)", own, "switches", "", seen)
+    add("KL an episode", own, "kl", "nats", seen)
+    for length, agents in folders.items():
+        for agent, places in agents.items():
+            trained = bench_pinpad.finals(places)
+            colours = "".join(map(str, trained[0]["protocol"]["task"]))
+            task = f"task {colours}, never trained, reward at its end only; layouts of an evaluation seed"
+            long = ", longer task" if agent.endswith(bench_pinpad.LONG) else ""
+            if length == "once" and agent in (bench_pinpad.OWN, bench_pinpad.OWN + bench_pinpad.LONG):
+                add(f"success of the backbone's own actions{long}", trained, "backbone_success", "", task)
+                add(f"success of codes from the prior{long}", trained, "prior_success", "", task)
+            raw = agent.startswith(bench_pinpad.RAW)
+            about = {"learning rate": bench_pinpad.RAW_LEARNING_RATE} if raw else {}
+            short = agent.removesuffix(bench_pinpad.LONG)
+            called = "raw-action RL" if raw else short if short == bench_pinpad.OWN else f"the {short}"
+            further = f"after {bench_pinpad.LONGER} times the episodes, " if length == "longer" else ""
+            what = f"after {trained[0]['episodes']:,} episodes; {task}"
+            add(f"{further}success of {called}{long}", trained, "success", "", what, **about)
+            if "backbone" not in bench_pinpad.BASELINES.get(short, ({}, ()))[1][-1:]:
+                continue  # its metacontroller is its seed's own
+            if not bench_pinpad.BASELINES[agent][0].get("always_open"):
+                add(f"{agent}: F1", trained, "f1", "", seen)
+            add(f"{agent}: KL an episode", trained, "kl", "nats", seen)
     return results
 
 
@@ -670,7 +674,8 @@ EXPERIMENTS = {
     "hundred_million": hundred_million,
     "open_loop": open_loop,
 }
-EXPERIMENTS |= {"pinpad": pinpad, "cloning": cloning, "metacontroller": metacontroller}
+EXPERIMENTS |= {"pinpad": pinpad, "pinpad_anywhere": partial(pinpad, world="pinpad_anywhere")}
+EXPERIMENTS |= {"cloning": cloning, "metacontroller": metacontroller}
 EXPERIMENTS |= {"speeds": speeds, "internal_rl": internal_rl, "from_reset": from_reset}
 EXPERIMENTS |= {"robustify": robustify, "rnd": rnd, "ablations": ablations}
 

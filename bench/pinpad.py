@@ -1,6 +1,7 @@
 """The grid world's results (notebook 00): three seeds of the study, and on each seed's own backbone the baselines.
 
-Runs go side by side, a thread each, into runs/full/; what is there already is not run again.
+Two worlds: pads in their quarters of the board, and, with the settings that suited it, pads anywhere. Runs go side by
+side, a thread each, into runs/full/; what is there already is not run again.
 """
 
 import json
@@ -20,16 +21,38 @@ from mzlib.probes import SupervisedControllers, at_layer, play_supervised, probe
 from mzlib.runs import Run
 
 SEEDS = (0, 1, 2)
-OWN, RAW = "internal RL", "raw actions"
-RAW_LEARNING_RATE = 0.0001  # of a whole backbone; the codes' policy, which begins from nothing, takes thirty times that
-BASELINES = {  # what differs, and the trainings that a baseline shares with its seed's own run
-    RAW: (
-        {"raw_actions": True, "rl_learning_rate": RAW_LEARNING_RATE, "evaluation_episodes": 5_000},
-        ("backbone", "metacontroller"),
-    ),
-    "switch always open": ({"always_open": True}, ("backbone",)),
-    "co-trained backbone": ({"cotrained": True}, ("backbone",)),
+WORLDS = {  # by the name of its results: what differs from the profile
+    "pinpad": {},
+    "pinpad_anywhere": {
+        "size": "laptop",
+        "backbone_steps": 5_000,
+        "code_dim": 4,
+        "kl_weight": 0.1,
+        "kl_peak": 0.3,
+        "kl_anneal_steps": 960,
+        "switch_bias": 0.0,
+        "meta_steps": 3_000,
+        "rl_batch": 2_048,
+        "rl_iterations": 30,
+        "rl_epochs": 2,
+        "rl_learning_rate": 0.003,
+    },
 }
+OWN, RAW, LONG = "internal RL", "raw actions", ", longer task"
+RAW_LEARNING_RATE = 0.0003  # of a whole backbone: three times as much learns nothing, a third of it more slowly
+FEWER = {"evaluation_episodes": 20_000}  # a tenth of it for what isn't rare
+RAW_CHANGES = {"raw_actions": True, "rl_learning_rate": RAW_LEARNING_RATE} | FEWER
+LONG_CHANGES = {"task_legs": 5, "rl_batch": 1_024, "rl_iterations": 40}
+TRAINED = ("backbone", "metacontroller")
+BASELINES = {  # what differs, and the trainings that a baseline shares with its seed's own run
+    RAW: (RAW_CHANGES, TRAINED),
+    "switch always open": ({"always_open": True} | FEWER, ("backbone",)),
+    "co-trained backbone": ({"cotrained": True} | FEWER, ("backbone",)),
+    OWN + LONG: (LONG_CHANGES, TRAINED),
+    RAW + LONG: (RAW_CHANGES | LONG_CHANGES, TRAINED),
+}
+FEWER_SEEDS = {"switch always open": SEEDS[:1], "co-trained backbone": SEEDS[:1]}  # a whole training each
+LONGER = 5  # how far some learning curves go on, in times their iterations
 SUPERVISED_STEPS, SUPERVISED_EPISODES = 500, 2_000
 
 
@@ -47,7 +70,7 @@ def study(seed: int, changes: dict, source: Path | None = None, shared: tuple[st
     if shared and not begun:  # with their rows, and so with their cost
         last = {"backbone": config.backbone_steps, "metacontroller": config.backbone_steps + config.meta_steps}
         lines = (source / "metrics.jsonl").read_text().splitlines(keepends=True)
-        kept = [line for line in lines if json.loads(line)["step"] <= last[shared[-1]]]
+        kept = [line for line in lines if json.loads(line)["step"] <= last.get(shared[-1], np.inf)]
         for name in shared:
             shutil.copy(source / "checkpoints" / f"{name}.pt", folder / "checkpoints")
         (folder / "metrics.jsonl").write_text("".join(kept))
@@ -56,10 +79,17 @@ def study(seed: int, changes: dict, source: Path | None = None, shared: tuple[st
     return folder
 
 
-def layers(seed: int, folder: Path) -> list[dict]:
+def longer(seed: int, changes: dict, source: Path) -> Path:
+    """The run in `source`, its reinforcement continued."""
+    changes = changes | {"rl_iterations": LONGER * settings(**changes).rl_iterations}
+    shared = (*TRAINED, "raw_rl" if "raw_actions" in changes else "internal_rl")
+    return study(seed, changes | FEWER, source, shared)
+
+
+def layers(seed: int, changes: dict, folder: Path) -> list[dict]:
     """By layer: what a linear probe reads, how often a supervised controller for each subgoal solves the new task."""
     torch.set_num_threads(1)
-    config = settings(seed=seed)
+    config = settings(seed=seed, **changes)
     backbone, _ = runs.load_weights(folder / "backbone.safetensors", PinpadBackbone, PinpadBackboneConfig)
     backbone.requires_grad_(False)
     unseen = held_out(config, 600)
@@ -80,36 +110,50 @@ def layers(seed: int, folder: Path) -> list[dict]:
     return table
 
 
-def everything(workers: int, baselines: tuple[str, ...] = ()) -> dict[str, list[Path]]:
-    """Per agent the run folder of each seed; writes the curves and, of the first seed, the weights into data/."""
+def everything(workers: int, world: str = "pinpad") -> dict[str, dict[str, list[Path]]]:
+    """The run folder of each seed, per length ("once" or "longer") and agent; writes the curves and, of the first
+    world's middle seed by success, the weights into data/."""
+    baselines = {agent: of for agent, of in BASELINES.items() if world == "pinpad" or not agent.endswith(LONG)}
+    changes = {OWN: WORLDS[world]} | {agent: WORLDS[world] | change for agent, (change, _) in baselines.items()}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        own = list(pool.map(study, SEEDS, [{}] * len(SEEDS)))
-        jobs = {}
-        for agent in baselines:
-            changes, shared = BASELINES[agent]
-            jobs[agent] = [pool.submit(study, s, changes, folder, shared) for s, folder in zip(SEEDS, own, strict=True)]
-        tables = list(pool.map(layers, SEEDS, own))
-        folders = {OWN: own} | {agent: [job.result() for job in waiting] for agent, waiting in jobs.items()}
+        once = {OWN: list(pool.map(study, SEEDS, [changes[OWN]] * len(SEEDS)))}
+        tables = pool.map(layers, SEEDS, [changes[OWN]] * len(SEEDS), once[OWN])
+        begun = {
+            agent: [pool.submit(study, s, changes[agent], once[OWN][s], shared) for s in FEWER_SEEDS.get(agent, SEEDS)]
+            for agent, (_, shared) in baselines.items()
+        }
+        once |= {agent: [job.result() for job in jobs] for agent, jobs in begun.items()}
+        begun = {
+            agent: [pool.submit(longer, s, changes[agent], once[agent][s]) for s in SEEDS]
+            for agent in ((OWN, RAW) if world == "pinpad" else ())
+        }
+        further = {agent: [job.result() for job in jobs] for agent, jobs in begun.items()}
+        runs.write_curve(f"{world}_layers", [row for table in tables for row in table])
     learning, switching = [], []
-    for agent, places in folders.items():
-        for seed, place in zip(SEEDS, places, strict=True):
+    for agent, places in (once | further).items():
+        for seed, place in enumerate(places):
             for row in runs.read_metrics(place / "metrics.jsonl"):
                 if "success" in row:
                     learning.append({"agent": agent, "seed": seed, "step": row["episodes"], "success": row["success"]})
-                elif "f1" in row and not BASELINES.get(agent, ({}, ()))[0].get("raw_actions"):
+                elif "f1" in row and "metacontroller" not in baselines.get(agent, ({}, ()))[1]:
                     columns = ("step", "kl_weight", "held_out_nll", "kl", "f1", "switches", "sharp")
                     switching.append({"agent": agent, "seed": seed} | {name: row[name] for name in columns})
-    runs.write_curve("pinpad", learning)
-    runs.write_curve("pinpad_switch", switching)
-    runs.write_curve("pinpad_layers", [row for table in tables for row in table])
+    runs.write_curve(world, learning)
+    runs.write_curve(f"{world}_switch", switching)
+    if world == "pinpad":
+        ship(sorted(once[OWN], key=lambda folder: runs.read_final(folder)["success"])[len(SEEDS) // 2])
+    return {"once": once, "longer": further}
+
+
+def ship(folder: Path) -> None:
+    """Copy a run's weights into data/weights/."""
     weights = runs.data_dir("weights")
     weights.mkdir(exist_ok=True)
     for name in ("backbone", "metacontroller"):
         for suffix in (".safetensors", ".json"):
-            shutil.copy(own[0] / f"{name}{suffix}", weights / f"pinpad_{name}{suffix}")
-    return folders
+            shutil.copy(folder / f"{name}{suffix}", weights / f"pinpad_{name}{suffix}")
 
 
 def finals(folders: list[Path]) -> dict[int, dict]:
     """Every seed's final.json."""
-    return {seed: runs.read_final(folder) for seed, folder in zip(SEEDS, folders, strict=True)}
+    return {seed: runs.read_final(folder) for seed, folder in enumerate(folders)}

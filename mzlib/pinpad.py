@@ -145,8 +145,8 @@ LAPTOP = PinpadConfig(
 LAPTOP = replace(LAPTOP, tasks=chained_tasks(LAPTOP, 4))
 
 # Where a code can mean the same in every layout: each colour keeps to its quarter of the board, and the expert has one
-# way only. All transitions occur, but that from a colour to the next one rarely: a third of the tasks drawn have one of
-# them, the others none; the post-training task has three. Twelve cells a side put 8.8 steps between goals.
+# way only. A task has at most one transition from a colour to the next one; the post-training task has three. Twelve
+# cells a side put 8.8 steps between goals.
 QUARTERS = PinpadConfig(
     tasks=tuple(permutations(range(4), 2)),
     post_training_task=(0, 1, 2, 3),
@@ -157,13 +157,12 @@ QUARTERS = PinpadConfig(
     quarters=True,
     first_tie=True,
 )
-OFTEN = {0: 3, 1: 1}  # copies of a task in the list, by its number of transitions to the next colour
 QUARTERS = replace(
     QUARTERS,
     tasks=tuple(
         task
         for task in chained_tasks(QUARTERS, 4)
-        for _ in range(OFTEN.get(sum((after - before) % 4 == 1 for before, after in pairwise(task)), 0))
+        if sum((after - before) % 4 == 1 for before, after in pairwise(task)) <= 1
     ),
 )
 

@@ -15,18 +15,18 @@ from mzlib.evaluate import EVALUATION_SEED, SELECTION_SEED
 from mzlib.internal_rl import CodePolicy, ControlledPinpad, InternalRLConfig, PriorCodes
 from mzlib.meta import descend, kl_weight_at, meta_loss, switch_temperature_at, warm
 from mzlib.metacontroller import Metacontroller, MetacontrollerConfig, switches_match
-from mzlib.pinpad import LAPTOP, PAPER, Pinpad, PinpadConfig, expert_episodes
+from mzlib.pinpad import LAPTOP, PAPER, QUARTERS, Pinpad, PinpadConfig, expert_episodes
 from mzlib.runs import Run, stage_main, train
 
 PLAYED_AT_ONCE = 5_000  # episodes
-SIZES = {"laptop": LAPTOP, "paper": PAPER}
+SIZES = {"quarters": QUARTERS, "laptop": LAPTOP, "paper": PAPER}
 
 
 @dataclass(frozen=True)
 class PinpadStudyConfig:
     """Settings of all three trainings; the `paper` profile has the paper's."""
 
-    size: str = "laptop"  # of the grid world: laptop or paper
+    size: str = "quarters"  # the grid world: quarters or laptop, both for a laptop, or paper
     seed: int = 0
     device: str = "auto"
     # backbone
@@ -38,44 +38,54 @@ class PinpadStudyConfig:
     layer: int = 2
     observation_weight: float = 0.01  # λ
     noise: float = 0.0  # ε of the backbone's demonstrations
-    backbone_steps: int = 5_000
+    backbone_steps: int = 3_000
     backbone_batch: int = 64
     backbone_learning_rate: float = 0.002
     # metacontroller
-    code_dim: int = 4
+    code_dim: int = 2
     controller_rank: int = 8
     embedding: str = "sequence"
     proposal_std: float = 0.14
-    kl_weight: float = 0.1  # α in the end
+    kl_weight: float = 0.05  # α in the end
     kl_begin: float = 0.0005  # α for the first quarter of kl_anneal_steps: codes have to carry something first
-    kl_peak: float = 0.3  # α reached at kl_anneal_steps, in a straight line, and kept for half as long again
-    kl_anneal_steps: int = 960
+    kl_peak: float = 0.15  # α reached at kl_anneal_steps, in a straight line, and kept for half as long again
+    kl_anneal_steps: int = 1_400
     switch_rate: int = 0
-    switch_bias: float = 0.0
+    switch_bias: float = 1.0  # at first more open than shut: or some goals' beginnings are never tried
     switch_temperature: float = 0.25  # in the end; 0.5 until α comes down from its peak
     switch_noise: bool = False
     always_open: bool = False
     cotrained: bool = False  # the backbone's weights are trained on with the metacontroller's
-    meta_steps: int = 3_000
+    meta_steps: int = 4_000
     meta_batch: int = 64
     meta_learning_rate: float = 0.003
     weight_decay: float = 0.03
     # internal RL
     raw_actions: bool = False  # the baseline: the same algorithm on actions in place of codes
-    rl_batch: int = 2_048  # episodes
-    rl_iterations: int = 30
-    rl_learning_rate: float = 0.003
+    task_legs: int = 0  # so many colours of the post-training task, gone round again at its end; 0: the task itself
+    rl_batch: int = 256  # episodes
+    rl_iterations: int = 50
+    rl_epochs: int = 4
+    rl_learning_rate: float = 0.005
     policy_width: int = 64
     evaluation_episodes: int = 50_000  # for the rare successes of backbone and prior codes
 
     def __post_init__(self):
         if self.size not in SIZES:
-            raise ValueError(f"size={self.size!r}: use {' or '.join(SIZES)}")
+            raise ValueError(f"size={self.size!r}: use one of {', '.join(SIZES)}")
+        if self.task_legs < 0:
+            raise ValueError(f"task_legs={self.task_legs}: use 0 or more")
 
     @property
     def pinpad(self) -> PinpadConfig:
         """The grid world."""
         return SIZES[self.size]
+
+    @property
+    def task(self) -> tuple[int, ...]:
+        """The colours of the post-training task."""
+        whole = self.pinpad.post_training_task
+        return tuple(whole[leg % len(whole)] for leg in range(self.task_legs or len(whole)))
 
     @property
     def backbone(self) -> PinpadBackboneConfig:
@@ -196,7 +206,7 @@ def reinforce(
     torch.manual_seed(config.seed + 2)
     device = runs.pick_device(config.device)
     backbone, metacontroller = backbone.requires_grad_(False), metacontroller.requires_grad_(False).eval()
-    rl = InternalRLConfig(learning_rate=config.rl_learning_rate)
+    rl = InternalRLConfig(config.rl_epochs, learning_rate=config.rl_learning_rate)
     if config.raw_actions:
         policy = internal_rl.raw_policy(backbone)
     else:
@@ -207,7 +217,7 @@ def reinforce(
     def update(iteration: int) -> dict[str, float]:
         pinpad = Pinpad(config.pinpad, config.rl_batch)
         rng = np.random.default_rng((config.seed, 2, iteration))
-        pinpad.reset_random(rng, task=config.pinpad.post_training_task)
+        pinpad.reset_random(rng, task=config.task)
         if config.raw_actions:
             lived = internal_rl.raw_rollout(policy, pinpad)
         else:
@@ -232,7 +242,7 @@ def success_rate(config: PinpadStudyConfig, play: Callable[[Pinpad], internal_rl
     rng, won = np.random.default_rng(EVALUATION_SEED), 0.0
     for begin in range(0, episodes, PLAYED_AT_ONCE):
         pinpad = Pinpad(config.pinpad, min(PLAYED_AT_ONCE, episodes - begin))
-        pinpad.reset_random(rng, task=config.pinpad.post_training_task)
+        pinpad.reset_random(rng, task=config.task)
         won += play(pinpad).returns.sum().item()
     return won / episodes
 
@@ -262,7 +272,7 @@ def run(config: PinpadStudyConfig, run: Run) -> dict:
         **found,
         episodes=config.rl_iterations * config.rl_batch,
         steps=sum(row.get("environment_steps", 0) for row in run.metrics()),
-        protocol={"world": config.size, "task": "post-training, unseen in pretraining", "reward": "at the end only"},
+        protocol={"world": config.size, "task": list(config.task), "reward": "at the end only"},
     )
 
 

@@ -159,9 +159,9 @@ def test_the_new_task_needs_transitions_never_trained(config, tasks):
 def test_in_quarters_the_new_task_has_three_of_the_rare_transitions_of_which_a_trained_task_has_one_at_most():
     rare = [sum((b - a) % 4 == 1 for a, b in pairwise(task)) for task in QUARTERS.tasks]
     assert set(QUARTERS.tasks) >= {(0, 1, 3, 1), (0, 2, 0, 2)}
-    assert len(QUARTERS.tasks) == 144
+    assert len(QUARTERS.tasks) == len(set(QUARTERS.tasks)) == 80
     assert set(rare) == {0, 1}
-    assert np.mean(rare) == pytest.approx(1 / 3)
+    assert np.mean(rare) == pytest.approx(0.6)
     assert QUARTERS.post_training_task == (0, 1, 2, 3) not in QUARTERS.tasks
     assert {pair for task in QUARTERS.tasks for pair in pairwise(task)} == {*permutations(range(4), 2)}
 

@@ -93,7 +93,7 @@ def test_the_baselines_run(tmp_path, changes):
 
 
 def test_a_wrong_size_is_named():
-    with pytest.raises(ValueError, match="size='huge': use laptop or paper"):
+    with pytest.raises(ValueError, match="size='huge': use one of quarters, laptop, paper"):
         PinpadStudyConfig(size="huge")
 
 

@@ -94,12 +94,13 @@ def test_the_grid_worlds_switch_opens_at_changes_of_subgoal():
     metacontroller, _ = runs.load_weights(path, Metacontroller, MetacontrollerConfig, backbone=about["sha256"])
     config = runs.config_from(pinpad_study.PinpadStudyConfig, runs.load_profile("full", "00_pinpad"))
     assert (backbone.config, metacontroller.config) == (config.backbone, config.metacontroller)
-    stored = {record["name"]: record["per_seed"]["0"] for record in runs.read_results()["pinpad"]}
+    stored = {record["name"]: record["per_seed"] for record in runs.read_results()["pinpad"]}
+    success = stored["Grid world: success of internal RL"]
+    middle = sorted(success, key=success.get)[len(success) // 2]  # the seed of the shipped weights
     found = pinpad_study.look(backbone, metacontroller, pinpad_study.held_out(config, 300))
-    assert found["f1"] == pytest.approx(
-        stored["Grid world: switch against true changes of subgoal, F1 (median)"], abs=0.05
-    )
-    assert found["kl"] == pytest.approx(stored["Grid world: KL an episode"], rel=0.2)
+    f1 = stored["Grid world: switch against true changes of subgoal, F1 (median)"][middle]
+    assert found["f1"] == pytest.approx(f1, abs=0.05)
+    assert found["kl"] == pytest.approx(stored["Grid world: KL an episode"][middle], rel=0.2)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
-from mzlib.pinpad import LAPTOP, expert_episodes
+from mzlib.internal_rl import Lived
+from mzlib.pinpad import LAPTOP, Layouts, Pinpad, PinpadConfig, expert_episodes
 from mzlib.runs import results
 from mzlib.viz import pinpad
 
@@ -44,13 +46,40 @@ def test_layers_codes_and_curves():
     assert [bar.get_height() for bar in right.patches] == [0.3, 0.8]
     goals = np.array([0, 0, 1, 2])
     offsets = np.array([(3, 0), (0, 2), (-1, 0), (-2, -2)])
-    which, where, far, *_ = pinpad.codes_figure(np.random.default_rng(0).normal(size=(4, 3)), goals, offsets).axes
+    which, where, far, *_ = pinpad.codes_figure(np.random.default_rng(0).normal(size=(4, 2)), goals, offsets).axes
     assert [len(group.get_offsets()) for group in which.collections] == [2, 1, 1]
     assert where.collections[0].get_array().tolist() == [0, 90, 180, -135]
     assert far.collections[0].get_array().tolist() == [3, 2, 1, 4]
     seeds = [(np.arange(3) * 512, np.array(success)) for success in ([0, 0.2, 0.4], [0, 0.6, 0.8], [0, 0.1, 0.9])]
     (axes,) = pinpad.curves_figure({"internal RL": seeds}).axes
     assert axes.lines[-1].get_ydata().tolist() == [0, 0.2, 0.8], "the median"
+
+
+def test_where_codes_lead_leg_by_leg():
+    config = PinpadConfig(((0, 1),), (0, 1), ((0,), (1,), (2,)), grid=3, colours=3, walls=0)
+    game = Pinpad(config, 3)
+    # .0.
+    # 1x2   x: the agent
+    # ...
+    game.reset(np.array([(0, 1)] * 3), Layouts.of(config, np.tile(np.array([4, 1, 3, 5], np.uint8), (3, 1))))
+    code = torch.arange(6.0).reshape(3, 2)
+    for actions in ([0, 3, 1], [2, 0, 1], [1, 0, 1]):  # up, left, down; right; down for good
+        game.step(np.array(actions))
+    lived = Lived(
+        torch.zeros(3, 3, 1),
+        torch.stack([code, code + 10, code + 20], 1),
+        torch.tensor([[True, True, False], [True, False, False], [True, False, False]]),
+        torch.zeros(3, 3),
+        torch.tensor([1.0, 0, 0]),
+        torch.tensor([3, 1, 3]),
+    )
+    (first, reached), (second, then) = pinpad.where_codes_lead(game, lived, (0, 1))
+    assert first.tolist() == code.tolist()
+    assert reached.tolist() == [0, 2, -1]
+    assert (second.tolist(), then.tolist()) == ([[10, 11]], [1])
+    start, after = pinpad.options_figure({"first": (first, reached), "then": (second, then)}).axes
+    assert [len(group.get_offsets()) for group in start.collections] == [1, 1, 1]
+    assert after.get_legend().get_texts()[0].get_text() == "pad 1: 100%"
 
 
 def test_offsets_point_from_the_agent_to_the_pad():

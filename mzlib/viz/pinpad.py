@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from mzlib.pinpad import Episodes, PinpadConfig, render
+from mzlib.internal_rl import Lived
+from mzlib.pinpad import PAD_RGB, Episodes, Pinpad, PinpadConfig, render
 from mzlib.runs import read_curve
 from mzlib.viz.style import OKABE_ITO
 
@@ -64,29 +65,54 @@ def offset(config: PinpadConfig, observations: np.ndarray, goals: np.ndarray) ->
 
 
 def codes_figure(codes: np.ndarray, goals: np.ndarray, offsets: np.ndarray) -> Figure:
-    """Codes in the plane that follows the offset of the pad best, coloured by the true subgoal, and by the direction
-    and the distance at which it lies.
+    """The plane of codes, coloured by the true subgoal, and by the direction and the distance at which its pad lies.
 
-    codes: (n, n_z). goals: (n,). offsets: (n, 2), see `offset`. The plane is that of a linear fit of codes to offsets:
-    the codes' other dimensions are noise, as large.
+    codes: (n, 2). goals: (n,). offsets: (n, 2), see `offset`.
     """
-    slopes, *_ = np.linalg.lstsq(offsets - offsets.mean(0), codes - codes.mean(0), rcond=None)  # (2, n_z)
-    plane, _ = np.linalg.qr(slopes.T)
-    points = (codes - codes.mean(0)) @ plane
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.3), sharey=True)
     for goal in np.unique(goals):
-        axes[0].scatter(*points[goals == goal].T, s=6, alpha=0.6, label=f"subgoal {goal}", color=OKABE_ITO[goal])
+        axes[0].scatter(*codes[goals == goal].T, s=6, alpha=0.6, label=f"pad {goal}", color=PAD_RGB[goal] / 255)
     axes[0].set(ylabel="second", title="which goal")
     axes[0].legend(fontsize=8, markerscale=2)
     degrees = np.degrees(np.arctan2(offsets[:, 1], offsets[:, 0]))
-    shown = axes[1].scatter(*points.T, s=6, alpha=0.6, c=degrees, cmap="twilight", vmin=-180, vmax=180)
+    shown = axes[1].scatter(*codes.T, s=6, alpha=0.6, c=degrees, cmap="twilight", vmin=-180, vmax=180)
     axes[1].set(title="in which direction")
     figure.colorbar(shown, label="degrees, 0 to the right", ticks=[-180, -90, 0, 90, 180])
-    shown = axes[2].scatter(*points.T, s=6, alpha=0.6, c=np.abs(offsets).sum(1), cmap="viridis")
+    shown = axes[2].scatter(*codes.T, s=6, alpha=0.6, c=np.abs(offsets).sum(1), cmap="viridis")
     axes[2].set(title="how far")
     figure.colorbar(shown, label="cells")
     for one in axes:
-        one.set(xlabel="code, first direction of the plane")
+        one.set(xlabel="code, first dimension")
+    return figure
+
+
+def where_codes_lead(pinpad: Pinpad, lived: Lived, task: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each leg of `task`, of the finished episodes that came so far: the codes (n, n_z) chosen as it began, and the
+    pads (n,) that they led to, -1 for none."""
+    begun, at = lived.chosen.cumsum(1), pinpad.observation
+    on = at[:, 1 : 1 + pinpad.config.colours] == at[:, :1]  # the wrong pad that ended it, if any
+    ended, legs = np.where(on.any(1), on.argmax(1), -1), []
+    for leg, pad in enumerate(task):
+        rows = np.flatnonzero((pinpad.progress >= leg) & (begun[:, -1] > leg).numpy())
+        first = (begun[rows] > leg).int().argmax(1)
+        legs.append((lived.action[rows, first].numpy(), np.where(pinpad.progress > leg, pad, ended)[rows]))
+    return legs
+
+
+def options_figure(legs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """The plane of codes, a panel a leg, coloured by the pad that they led to; grey for none.
+
+    legs: by title, see `where_codes_lead`.
+    """
+    figure, axes = plt.subplots(1, len(legs), figsize=(3.7 * len(legs), 3.3), sharex=True, sharey=True)
+    for one, (title, (codes, pads)) in zip(axes, legs.items(), strict=True):
+        for pad in np.unique(pads):
+            colour, label = ("0.7", "none") if pad < 0 else (PAD_RGB[pad] / 255, f"pad {pad}")
+            share = np.mean(pads == pad)
+            one.scatter(*codes[pads == pad].T, s=6, alpha=0.6, color=colour, label=f"{label}: {share:.0%}")
+        one.set(xlabel="code, first dimension", title=title)
+        one.legend(fontsize=8, markerscale=2)
+    axes[0].set(ylabel="second")
     return figure
 
 
