@@ -44,7 +44,7 @@ from bench.rnd import rnd_speed
 from bench.speed import explore_efficiency, explore_scaling
 from bench.training import cloning as cloning_speed
 from bench.vector import vecenv_ratio
-from mzlib import demos, runs
+from mzlib import demos, runs, segments
 from mzlib.demos import Demo
 from mzlib.evaluate import EvaluationProtocol, OpenLoop, bootstrap_interval, evaluate, select_demo
 from mzlib.go_explore import GoExploreConfig, Search, load_archive, run
@@ -420,20 +420,26 @@ def cloning(workers: int) -> list[dict]:
 def metacontroller(workers: int) -> list[dict]:
     """Three metacontrollers on the shipped backbone."""
     since, results = time.perf_counter(), []
-    folders = bench_metacontroller.everything(workers)
+    trained = bench_metacontroller.everything(workers)
     ground = bench_metacontroller.ground()
+    tried = bench_metacontroller.costs(trained, ground)
+    cost = bench_metacontroller.settings().switch_cost
+    if (affordable := bench_metacontroller.affordable(tried)) != cost:
+        raise ValueError(f"switch_cost={cost} in profiles/full: by the rule it is {affordable}; set it and run again")
+    folders, free = ({seed: trained[price, seed] for seed in bench_metacontroller.SEEDS} for price in (cost, 0.0))
     found = {seed: bench_metacontroller.openings(folder, ground) for seed, folder in folders.items()}
+    unpriced = {seed: bench_metacontroller.openings(folder, ground) for seed, folder in free.items()}
     injected = {seed: bench_metacontroller.injected(folder, ground) for seed, folder in folders.items()}
     told = bench_metacontroller.supervised(ground)
     finals = [runs.read_final(folder) for folder in folders.values()]
-    cost = {"wall_s": sum(final["wall_s"] for final in finals)}
-    looks = {seed: own["look"] for seed, own in found.items()}
-    trained = {"windows": finals[0]["windows"], "gradient steps": bench_metacontroller.settings().steps}
-    unseen = f"{finals[0]['held_out_windows']} windows of places data, search seeds held out"
+    spent = {"wall_s": sum(final["wall_s"] for final in finals)}
+    settings = {"windows": finals[0]["windows"], "gradient steps": bench_metacontroller.settings().steps}
+    settings |= {"cost of an opening": cost}
+    unseen = f"{len(ground.evaluation)} windows of places data, search seeds held out"
 
     def add(name: str, values: dict[int, float], unit: str, what: str, **changes) -> None:
-        protocol = {"experiment": "metacontroller", "what": what} | trained
-        results.append(record(f"Metacontroller: {name}", values, unit, protocol, 0, since, **(cost | changes)))
+        protocol = {"experiment": "metacontroller", "what": what} | settings
+        results.append(record(f"Metacontroller: {name}", values, unit, protocol, 0, since, **(spent | changes)))
 
     for name, key, unit in (
         ("NLL of the frozen backbone", "backbone_nll", "nats"),
@@ -444,7 +450,7 @@ def metacontroller(workers: int) -> list[dict]:
         ("openings in a window's legs", "switches", ""),
         ("true changes of goal there", "changes", ""),
     ):
-        add(name, {seed: look[key] for seed, look in looks.items()}, unit, f"a step; {unseen}")
+        add(name, {seed: own["look"][key] for seed, own in found.items()}, unit, f"a step; {unseen}")
     ordinary = f"{len(ground.ordinary)} windows of demos to the first key and door, search seeds held out"
     for truth, what in (("changes of goal", unseen), ("events", ordinary)):
         what += ", one to one within 2 steps; interval: the widest of the seeds' own, over search seeds"
@@ -455,6 +461,11 @@ def metacontroller(workers: int) -> list[dict]:
                 changes = {"interval": [min(low), max(high)]} if key == "f1" else {}
                 values = {seed: each[key] for seed, each in own.items()}
                 add(f"{who} against {truth}, {key}", values, "", what, **changes)
+    for key in ("f1", "precision", "recall", "sharp", "switches", "nll_and_kl"):
+        values = {seed: own["look"][key] for seed, own in unpriced.items()}
+        what = {"experiment": "metacontroller", "what": f"the paper's loss; {unseen}"} | settings
+        name = f"Metacontroller, no cost of opening: {key}"
+        results.append(record(name, values, "", what | {"cost of an opening": 0.0}, 0, since))
     for label in ("goal", "region"):
         values = {seed: each["information"][label]["share"] for seed, each in found.items()}
         what = f"16 clusters of segments' codes, beyond what shuffled labels tell; {unseen}"
@@ -464,15 +475,17 @@ def metacontroller(workers: int) -> list[dict]:
     reach = f"{bench_metacontroller.REACH_STEPS} steps from where {len(ground.starts)} held-out legs begin, not sticky"
     for name, (value, interval) in told.items():
         add(f"controllers {name}: the wanted place is reached", {0: value}, "", reach, interval=interval)
-    for name, side in (("with the code", 0), ("left alone", 1)):
-        values = {seed: each.agreement()[side] for seed, each in injected.items()}
-        what = f"first place reached is the code's own, {bench_metacontroller.HOLD_STEPS} steps, other legs' beginnings"
-        add(f"injected codes, {name}", values, "", what)
-    apart = {seed: total_variation(each.steered, each.left) for seed, each in injected.items()}
+    what = f"first place reached is the code's own, {bench_metacontroller.HOLD_STEPS} steps, where other ways choose"
+    begun, ended = ({seed: each[when] for seed, each in injected.items()} for when in injected[0])
+    whens = f"the code of step {segments.TOLERANCE} after the leg's first; {what}", f"the code of its last step; {what}"
+    for name, own, when in (("the leg's code", begun, whens[0]), ("its last code", ended, whens[1])):
+        add(f"injected codes, with {name}", {seed: each.agreement()[0] for seed, each in own.items()}, "", when)
+    add("injected codes, left alone", {seed: each.agreement()[1] for seed, each in begun.items()}, "", what)
+    apart = {seed: total_variation(each.steered, each.left) for seed, each in begun.items()}
     for name, key in (("distance", "distance"), ("its noise floor", "floor")):
         values = {seed: each[key] for seed, each in apart.items()}
         add(f"injected codes, total variation: {name}", values, "", "first places with the code and without")
-    bench_metacontroller.write_curve(folders)
+    bench_metacontroller.write_curve(folders, tried)
     return results
 
 

@@ -29,10 +29,10 @@ TASKS = {  # no walk goes that way (indices into GOALS); too few steps for a det
 SEEDS = (0, 1, 2)
 EPISODES, RARE_EPISODES = 256, 1_024  # of trained agents, of others
 LEG_STEPS, LEG_EPISODES, CODES_TRIED, FINALISTS = 14, 8, 64, 8
-CODES, RAW = {"acts": "codes"}, {"acts": "actions"}
-AGENTS = {  # changes of the `full` profile; rates and batches by trials on seeds 90, 91: of codes five, of actions four
+CODES, RAW = {"acts": "codes"}, {"acts": "actions", "temperature": 1.0}
+AGENTS = {  # changes of the `full` profile; rates, batches, temperature by trials on seeds 90 to 92: codes 22, raw 4
     "internal RL": CODES,
-    "raw actions": RAW | {"learning_rate": 0.0001, "rollout": 16, "batch": 16, "minibatches": 4},
+    "raw actions": RAW | {"learning_rate": 0.0001, "rollout": 16, "batch": 16, "epochs": 2, "minibatches": 4},
     "a code every step": CODES | {"switch_rate": 1},
     "a code every ten steps": CODES | {"switch_rate": 10, "beta_threshold": 1.0},
     "internal RL with a critic": CODES | {"estimator": "gae"},

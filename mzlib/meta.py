@@ -49,12 +49,14 @@ class MetaConfig:
     proposal_std: float = 0.14
     always_open: bool = False
     switch_rate: int = 0
+    switch_bias: float = 1.0  # of its logit at first: more open than shut, or some goals' beginnings are never tried
     switch_temperature: float = 0.25  # in the end; 0.5 until α comes down from its peak
     # the loss
     kl_weight: float = 0.1  # α in the end
     kl_begin: float = 0.0005  # α for the first quarter of kl_anneal_steps
     kl_peak: float = 0.3  # α reached at kl_anneal_steps, and kept for half as long again
     kl_anneal_steps: int = 1_000
+    switch_cost: float = 0.0  # c in the end, nats an opening; 0 is the paper's loss
     position_weight: float = 0.0  # of a linear read-out of her position from the code
     hinged_position_loss: bool = False  # misses by less than her body's width cost nothing
     # training
@@ -68,15 +70,16 @@ class MetaConfig:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: at least 1 is needed")
-        if self.position_weight < 0:
-            raise ValueError(f"position_weight={self.position_weight}: 0 or more is needed")
+        for name in ("position_weight", "switch_cost"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: 0 or more is needed")
         if self.hinged_position_loss and not self.position_weight:
             raise ValueError("hinged_position_loss=true: it needs a position_weight above 0")
 
     def metacontroller(self, residual_width: int) -> MetacontrollerConfig:
         """The metacontroller's size and kind."""
         names = ("code_dim", "controller_rank", "embedding", "proposal_std", "always_open", "switch_rate")
-        sizes = {name: getattr(self, name) for name in (*names, "switch_temperature")}
+        sizes = {name: getattr(self, name) for name in (*names, "switch_bias", "switch_temperature")}
         return MetacontrollerConfig(residual_width, **sizes)
 
 
@@ -84,17 +87,24 @@ class MetaConfig:
 
 
 def code_loss(
-    upper: Callable[[Tensor], Tensor], metacontroller: Metacontroller, residual: Tensor, batch, kl_weight: float
+    upper: Callable[[Tensor], Tensor],
+    metacontroller: Metacontroller,
+    residual: Tensor,
+    batch,
+    kl_weight: float,
+    switch_cost: float = 0.0,
 ) -> tuple[Tensor, Tensor, Controlled]:
-    """Mean over valid steps of −ln p(a_t | o_1:t, z_1:t) + α KL(N(μ_t, Σ_t) ‖ N(0, I)), its first term alone, and what
-    the metacontroller did (Kobayashi et al. 2025, Eq. of D.2).
+    """Mean over valid steps of −ln p(a_t | o_1:t, z_1:t) + α KL(N(μ_t, Σ_t) ‖ N(0, I)) + c β_t, its first term alone,
+    and what the metacontroller did (Kobayashi et al. 2025, Eq. of D.2, where c = 0; a price of deciding anew as in Harb
+    et al. 2018, Eq. 8).
 
     upper: ê (b, t, n_e) to logits (b, t, actions), frozen, yet the gradient flows through it. residual: e (b, t, n_e).
     batch: with actions and valid (b, t), lengths (b,). The KL is charged at every step, whatever β is.
     """
     controlled = metacontroller(residual, batch.lengths)
     nll = F.cross_entropy(upper(controlled.residual)[batch.valid], batch.actions[batch.valid].long())
-    return nll + kl_weight * controlled.kl[batch.valid].mean(), nll, controlled
+    price = kl_weight * controlled.kl[batch.valid].mean() + switch_cost * controlled.switch[batch.valid].mean()
+    return nll + price, nll, controlled
 
 
 def meta_loss(
@@ -131,6 +141,12 @@ def switch_temperature_at(config, step: int) -> float:
     """The switch's temperature at a step: from 0.5 (or its last, if higher) to its last while α comes down."""
     up, last = config.kl_anneal_steps, config.switch_temperature
     return annealed(step, (1.5 * up, max(0.5, last)), (2 * up, last))
+
+
+def switch_cost_at(config, step: int) -> float:
+    """c at a step: nothing before α has been up for a while, or no code would ever be tried; then up to its last."""
+    up = config.kl_anneal_steps
+    return annealed(step, (1.5 * up, 0.0), (3 * up, config.switch_cost))
 
 
 def warm(learning_rate: float, step: int, steps: int) -> float:
@@ -211,13 +227,13 @@ def run(config: MetaConfig, run: Run) -> dict:
 
     def update(step: int) -> dict[str, float] | None:
         optimiser.param_groups[0]["lr"] = warm(config.lr, step, config.steps)
-        weight = kl_weight_at(config, step)
+        weight, cost = kl_weight_at(config, step), switch_cost_at(config, step)
         metacontroller.switch.temperature.fill_(switch_temperature_at(config, step))
         batch = training.batch(rows_at(training, config.batch_size, step), device)
         loss, nll, controlled = code_loss(
-            lambda e: action_logits(backbone, batch.stream, e), metacontroller, batch.residual, batch, weight
+            lambda e: action_logits(backbone, batch.stream, e), metacontroller, batch.residual, batch, weight, cost
         )
-        values = {"train_nll": nll.item(), "kl_weight": weight}
+        values = {"train_nll": nll.item(), "kl_weight": weight, "switch_cost": cost}
         if config.position_weight:
             position = position_loss(read_out, controlled.code, batch, config.hinged_position_loss)
             loss = loss + config.position_weight * position

@@ -260,8 +260,23 @@ def test_a_metacontroller_is_measured_on_what_nothing_has_seen(small_pair, tmp_p
     found = bench_metacontroller.openings(run.folder, ground)
     assert found["matches"]["events"].keys() == {"switch", "random", "even", "actions"}
     assert bench_metacontroller.supervised(ground).keys() == {"told the place", "left alone"}
-    injected = bench_metacontroller.injected(run.folder, ground)
-    assert 0 < len(injected.source) == len(injected.steered) <= 20
+    kept = set(ground.upstream.unseen.seeds(ground.evaluation).tolist())
+    assert kept.isdisjoint(ground.upstream.unseen.seeds(ground.selection).tolist())
+    assert {start.demo.seed for start in ground.starts} <= kept
+    for injected in bench_metacontroller.injected(run.folder, ground).values():
+        assert 0 < len(injected.source) == len(injected.steered) <= 20
+    folders = {(cost, bench_metacontroller.SEEDS[0]): run.folder for cost in bench_metacontroller.COSTS}
+    tried = bench_metacontroller.costs(folders, ground)
+    assert [row["switch_cost"] for row in tried] == list(bench_metacontroller.COSTS)
+
+
+def test_the_highest_cost_that_leaves_codes_worth_their_price():
+    row = {"nll_and_kl": 0.16, "backbone_nll": 0.17, "open": 0.1}
+    dear, shut = {"switch_cost": 0.4, "nll_and_kl": 0.18}, {"switch_cost": 0.7, "nll_and_kl": 0.15, "open": 0.04}
+    tried = [row | {"switch_cost": 0.0}, row | {"switch_cost": 0.25}, row | dear, row | shut]
+    assert bench_metacontroller.affordable(tried) == 0.25
+    with pytest.raises(ValueError, match=r"no cost of \[0.4, 0.7\]"):
+        bench_metacontroller.affordable(tried[2:])
 
 
 def test_reinforced_agents_are_played_from_their_weights(small_pair, tmp_path, monkeypatch):

@@ -33,6 +33,7 @@ IN_THE_AIR = [
 SKULL_ADDRESS, SKULL_ROOM, SKULL_HEIGHT = 47, 1, 165  # its place matters to who is on the floor
 GRAIN = (2, 3)  # pixels of x and y in a cell
 SAFE_STEPS = 10  # of doing nothing that an arrival has to survive
+STANDS = 4  # steps
 SHORTEST_LEG, LEAST_LEGS = 4, 3  # steps; legs of a trajectory
 FEW_FRAMES = 4  # of the last action after a restore; the few ways that this gets wrong don't arrive in the replay
 BRANCHES = (3, 3, 2, 2, 2, 1, 1, 1)  # ways followed from a root, and from the end of each leg
@@ -172,6 +173,23 @@ def arrives(demo: Demo) -> bool:
     return True
 
 
+def split(demo: Demo) -> Demo:
+    """The demo with every leg that leads through a third place cut there in two, as for GOALS of larger boxes than
+    those that it was made for: she is at a place if she stands there, at one height for STANDS steps."""
+    goals, begin = demo.goals.copy(), 0
+    facts = [emulator.facts for emulator, _, _ in demos.replay(demo)]
+    visited = [goal_at(here.room, here.x, here.y) for here in facts]
+    own = visited[0]
+    for step, aim in enumerate(demo.goals):
+        if step and aim != demo.goals[step - 1]:
+            begin, own = step, visited[step - 1]
+        next_steps = slice(step, step + STANDS)
+        stands = len({(facts[t].y, visited[t], demo.goals[t]) for t in range(len(demo))[next_steps]}) == 1
+        if aim >= 0 and stands and visited[step] not in (-1, own, aim) and step + STANDS <= len(demo):
+            goals[begin : step + 1], begin, own = visited[step], step + 1, visited[step]
+    return replace(demo, goals=goals)
+
+
 def find_and_keep(seed: int, folder: Path, sticky: float) -> Path:
     """The trajectories of root `seed` as a file in `folder`, unless it is there already."""
     file = folder / f"{seed}.npz"
@@ -194,7 +212,12 @@ def main() -> None:
     parser.add_argument("--sticky", type=float, default=0.0, choices=SOURCES)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--split", action="store_true", help="only cut the legs in --out anew, after places have grown")
     given = parser.parse_args()
+    if given.split:
+        with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
+            demos.save(given.out, list(pool.map(split, demos.load(given.out), chunksize=16)))
+        return
     folder = runs_root() / "legs" / given.out.stem
     folder.mkdir(parents=True, exist_ok=True)
     seeds = range(given.first_seed, given.first_seed + given.roots)

@@ -24,14 +24,15 @@ class CodePolicyConfig:
     residual_width: int
     code_dim: int
     width: int = 256
+    bound: float | None = None  # of the mean, in the prior's standard deviations; None: none
 
 
 class CodePolicy(nn.Module):
     """π(z_t | e_1:t): one recurrent block, then a diagonal Gaussian that begins as the codes' prior N(0, I)."""
 
-    def __init__(self, residual_width: int, code_dim: int, width: int = 256):
+    def __init__(self, residual_width: int, code_dim: int, width: int = 256, bound: float | None = None):
         super().__init__()
-        self.config = CodePolicyConfig(residual_width, code_dim, width)
+        self.config = CodePolicyConfig(residual_width, code_dim, width, bound)
         self.enter = nn.Linear(residual_width, width)
         self.block = HawkBlock(width, width, 4, 2 * width)
         self.norm = nn.LayerNorm(width)
@@ -58,7 +59,8 @@ class CodePolicy(nn.Module):
         return self._distribution(hidden), cache
 
     def _distribution(self, hidden: Tensor) -> Normal:
-        return Normal(self.mean(self.norm(hidden)), self.log_std.exp())
+        mean, bound = self.mean(self.norm(hidden)), self.config.bound
+        return Normal(mean if bound is None else bound * torch.tanh(mean / bound), self.log_std.exp())
 
     def init_cache(self, batch: int) -> tuple:
         """The cache of a policy that has seen nothing."""

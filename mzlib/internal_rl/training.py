@@ -22,6 +22,7 @@ from mzlib.steering import load_metacontroller
 from mzlib.vecenv import VecEnvConfig
 
 CHECKPOINT_EVERY = 10  # iterations
+CODE_BOUND = 3.0  # of a code policy's mean: further out lie codes that the metacontroller was never trained with
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def policy_of(config: ReinforceConfig, parts: Upstream) -> CodePolicy | ActionPo
     if parts.metacontroller is None:
         return ActionPolicy(parts.backbone, config.temperature, config.upper_only)
     width, dim = parts.backbone.config.width, parts.metacontroller.config.code_dim
-    return CodePolicy(width, dim, config.policy_width).to(parts.backbone.device)
+    return CodePolicy(width, dim, config.policy_width, CODE_BOUND).to(parts.backbone.device)
 
 
 def save(config: ReinforceConfig, policy: CodePolicy | ActionPolicy, folder: Path, sha256: dict[str, str]) -> str:
