@@ -170,7 +170,7 @@ def affordable(rows: list[dict]) -> float:
     if not fit:
         tried = [row["switch_cost"] for row in rows]
         raise ValueError(
-            f"switch_cost: no cost of {tried} leaves a switch that opens and codes that pay; try lower ones"
+            f"switch_cost: no cost of {tried} keeps a switch that opens and codes that pay; try others"
         )
     return max(fit)
 
