@@ -44,7 +44,7 @@ from bench.rnd import rnd_speed
 from bench.speed import explore_efficiency, explore_scaling
 from bench.training import cloning as cloning_speed
 from bench.vector import vecenv_ratio
-from mzlib import demos, runs, segments
+from mzlib import demos, runs
 from mzlib.demos import Demo
 from mzlib.evaluate import EvaluationProtocol, OpenLoop, bootstrap_interval, evaluate, select_demo
 from mzlib.go_explore import GoExploreConfig, Search, load_archive, run
@@ -420,13 +420,15 @@ def cloning(workers: int) -> list[dict]:
 def metacontroller(workers: int) -> list[dict]:
     """Three metacontrollers on the shipped backbone."""
     since, results = time.perf_counter(), []
-    trained = bench_metacontroller.everything(workers)
+    first, cost = bench_metacontroller.SEEDS[0], bench_metacontroller.settings().switch_cost
+    trained = bench_metacontroller.everything([(c, first) for c in bench_metacontroller.COSTS], workers)
     ground = bench_metacontroller.ground()
     tried = bench_metacontroller.costs(trained, ground)
-    cost = bench_metacontroller.settings().switch_cost
-    if (affordable := bench_metacontroller.affordable(tried)) != cost:
-        raise ValueError(f"switch_cost={cost} in profiles/full: by the rule it is {affordable}; set it and run again")
-    folders, free = ({seed: trained[price, seed] for seed in bench_metacontroller.SEEDS} for price in (cost, 0.0))
+    if (cheapest := bench_metacontroller.cheapest(tried)) != cost:
+        raise ValueError(f"switch_cost={cost} in the full profile: by the rule it is {cheapest}; set it and run again")
+    wanted = [(c, seed) for c in (cost, 0.0) for seed in bench_metacontroller.SEEDS]
+    trained = bench_metacontroller.everything(wanted, workers)
+    folders, free = ({seed: trained[c, seed] for seed in bench_metacontroller.SEEDS} for c in (cost, 0.0))
     found = {seed: bench_metacontroller.openings(folder, ground) for seed, folder in folders.items()}
     unpriced = {seed: bench_metacontroller.openings(folder, ground) for seed, folder in free.items()}
     injected = {seed: bench_metacontroller.injected(folder, ground) for seed, folder in folders.items()}
@@ -472,16 +474,19 @@ def metacontroller(workers: int) -> list[dict]:
         add(f"share of the {label}'s entropy that codes tell", values, "", what)
     values = {seed: each["information"]["length"]["median"] for seed, each in found.items()}
     add("median length of a segment", values, "steps", unseen)
-    reach = f"{bench_metacontroller.REACH_STEPS} steps from where {len(ground.starts)} held-out legs begin, not sticky"
+    count = min(bench_metacontroller.STARTS, len(ground.starts))
+    reach = f"{bench_metacontroller.REACH_STEPS} steps from where {count} held-out legs begin, not sticky"
     for name, (value, interval) in told.items():
         add(f"controllers {name}: the wanted place is reached", {0: value}, "", reach, interval=interval)
-    what = f"first place reached is the code's own, {bench_metacontroller.HOLD_STEPS} steps, where other ways choose"
-    begun, ended = ({seed: each[when] for seed, each in injected.items()} for when in injected[0])
-    whens = f"the code of step {segments.TOLERANCE} after the leg's first; {what}", f"the code of its last step; {what}"
-    for name, own, when in (("the leg's code", begun, whens[0]), ("its last code", ended, whens[1])):
-        add(f"injected codes, with {name}", {seed: each.agreement()[0] for seed, each in own.items()}, "", when)
-    add("injected codes, left alone", {seed: each.agreement()[1] for seed, each in begun.items()}, "", what)
-    apart = {seed: total_variation(each.steered, each.left) for seed, each in begun.items()}
+    what = f"first place reached in {bench_metacontroller.HOLD_STEPS} steps is the code's own, which the walk left for "
+    what += "another at"
+    for name, which in (("known", "states from where walks of the data go to both"), ("any", "the same place")):
+        own = {seed: each[name] for seed, each in injected.items()}
+        where = f"{what} {which}; {len(own[first].source)} situations"
+        place = "a place that walks go to from there" if name == "known" else "a place"
+        for who, side in (("with the code", 0), ("left alone", 1)):
+            add(f"codes for {place}, {who}", {seed: each.agreement()[side] for seed, each in own.items()}, "", where)
+    apart = {seed: total_variation(each["known"].steered, each["known"].left) for seed, each in injected.items()}
     for name, key in (("distance", "distance"), ("its noise floor", "floor")):
         values = {seed: each[key] for seed, each in apart.items()}
         add(f"injected codes, total variation: {name}", values, "", "first places with the code and without")

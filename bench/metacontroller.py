@@ -23,7 +23,7 @@ SEEDS = (0, 1, 2)
 COSTS = (0.0, 0.1, 0.25, 0.4, 0.7)  # of an opening, tried with the first seed
 SELDOM = 20  # a switch that opens less than once in so many steps is taken for shut
 ORDINARY = ("first_key", "first_door")  # demos that name no goals
-STARTS = 200  # situations, each where a held-out leg begins
+STARTS = 200  # situations at most, each where a held-out leg begins
 REACH_STEPS, HOLD_STEPS = 80, 60
 CONTROLLERS = {"rank": 16, "steps": 400, "lr": 3e-3}
 BACKBONE = data_dir("weights", "backbone_places.safetensors")
@@ -44,13 +44,10 @@ def train(seed: int, switch_cost: float) -> Path:
         return run.folder
 
 
-def everything(workers: int) -> dict[tuple[float, int], Path]:
-    """The run folders by cost of an opening and seed: every cost with the first seed; the profile's cost and none with
-    every seed. The streams are computed once, beforehand."""
-    chosen = settings(workers=workers)
-    meta.upstream(chosen, "full")
-    wanted = [(cost, seed) for seed in SEEDS for cost in (chosen.switch_cost, 0.0)]
-    wanted = list(dict.fromkeys(wanted + [(cost, SEEDS[0]) for cost in COSTS]))
+def everything(wanted: list[tuple[float, int]], workers: int) -> dict[tuple[float, int], Path]:
+    """The run folders by cost of an opening and seed, trained if they aren't there; the streams are computed once,
+    beforehand."""
+    meta.upstream(settings(workers=workers), "full")
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = {(cost, seed): pool.submit(train, seed, cost) for cost, seed in wanted}
         return {key: job.result() for key, job in jobs.items()}
@@ -83,11 +80,15 @@ def ground() -> Ground:
     return Ground(upstream, np.flatnonzero(seeds % 2), np.flatnonzero(seeds % 2 == 0), ordinary, starts)
 
 
+def state_of(start: Start) -> tuple[int, bytes]:
+    """What tells the situation's state: paths of one tree share their beginnings."""
+    return start.demo.seed, start.demo.actions[: start.step].tobytes()
+
+
 def distinct(starts: list[Start]) -> list[Start]:
-    """At most STARTS of the situations, at random, none twice: paths of one tree share their beginnings."""
-    once = {(s.demo.seed, s.goal, s.demo.actions[: s.step].tobytes()): s for s in starts}
-    kept = list(once.values())
-    return [kept[i] for i in np.random.default_rng(0).permutation(len(kept))[:STARTS]]
+    """The situations in random order, none twice."""
+    kept = list({(*state_of(start), start.goal): start for start in starts}.values())
+    return [kept[i] for i in np.random.default_rng(0).permutation(len(kept))]
 
 
 def load(folder: Path) -> Metacontroller:
@@ -117,37 +118,55 @@ def supervised(ground: Ground) -> dict[str, tuple[float, list[float]]]:
     training, and by the backbone alone; with intervals."""
     backbone, training = ground.upstream.backbone, ground.upstream.training
     controllers = steering.train_controllers(backbone, training, **CONTROLLERS)
-    found = {}
+    found, starts = {}, ground.starts[:STARTS]
     for name, held in (("told the place", controllers), ("left alone", None)):
-        reached = interventions.reaches(BACKBONE, held, ground.starts, REACH_STEPS).astype(float)
+        reached = interventions.reaches(BACKBONE, held, starts, REACH_STEPS).astype(float)
         found[name] = float(reached.mean()), bootstrap_interval(reached)
     return found
 
 
-def injected(folder: Path, ground: Ground) -> dict[str, Injected]:
-    """Codes of held-out legs, each held where another walk is about to choose: at the same place, on a way of another
-    search, from where some walk of the data goes on to the place that the code was for.
+class Pair(NamedTuple):
+    """A situation where a walk is about to choose, and a leg of another search's walk whose code is held there."""
 
-    By which of a leg's codes: the one in force as soon as an opening for it counts as found, and its last one.
-    """
+    start: Start
+    leg: int  # an index into the legs
+
+
+def pairs(ground: Ground, legs: discovery.Codes, known: bool) -> list[Pair]:
+    """At most STARTS situations, each with a leg that set out from the same place, in another search, for a place that
+    the situation's own walk did not go to; `known`: one that other walks of the data did go to, from that very
+    state."""
+    unseen, rng = ground.upstream.unseen, np.random.default_rng(0)
+    seeds, ways = unseen.seeds(legs.sequence), {}
+    for start in ground.starts:
+        ways.setdefault(state_of(start), set()).add(start.goal)
+    found = []
+    for i in rng.permutation(len(ground.starts)):
+        start = ground.starts[i]
+        before = start.demo.goals[start.step - 1] if start.step else -1
+        fit = (legs.before == before) & (legs.goal != start.goal) & (legs.goal >= 0) & (before >= 0)
+        fit &= seeds != start.demo.seed
+        if known:
+            fit &= np.isin(legs.goal, list(ways[state_of(start)]))
+        if fit.any():
+            found.append(Pair(start, int(rng.choice(np.flatnonzero(fit)))))
+    return found[:STARTS]
+
+
+def injected(folder: Path, ground: Ground) -> dict[str, Injected]:
+    """Codes of held-out legs, each as in force when an opening for the leg counts as found, held where another walk is
+    about to choose; by whether the data knows a way from there to the code's place."""
     metacontroller, backbone, unseen = load(folder), ground.upstream.backbone, ground.upstream.unseen
     torch.manual_seed(0)
     played = discovery.play_through(backbone, metacontroller, unseen, np.arange(len(unseen)))
     legs = discovery.codes_of(played, segments.goal_changes(played.goals)[0])
-    seeds = unseen.seeds(legs.sequence)
-    rng, starts, sources = np.random.default_rng(0), [], []
-    for start in ground.starts:
-        before = start.demo.goals[start.step - 1] if start.step else -1
-        fit = (legs.before == before) & (legs.goal == start.goal) & (before >= 0) & (seeds != start.demo.seed)
-        if fit.any():
-            starts.append(start)
-            sources.append(rng.choice(np.flatnonzero(fit)))
-    begun = np.minimum(legs.begin + segments.TOLERANCE, legs.end - 1)
-    chosen = {"as the leg begins": played.code[legs.sequence, begun], "at the leg's end": legs.code}
-    return {
-        when: interventions.inject(BACKBONE, metacontroller, codes[sources], legs.goal[sources], starts, HOLD_STEPS)
-        for when, codes in chosen.items()
-    }
+    codes = played.code[legs.sequence, np.minimum(legs.begin + segments.TOLERANCE, legs.end - 1)]
+    found = {}
+    for name, known in (("known", True), ("any", False)):
+        starts, sources = map(list, zip(*pairs(ground, legs, known), strict=True))
+        goals = legs.goal[sources]
+        found[name] = interventions.inject(BACKBONE, metacontroller, codes[sources], goals, starts, HOLD_STEPS)
+    return found
 
 
 def costs(folders: dict[tuple[float, int], Path], ground: Ground) -> list[dict]:
@@ -163,16 +182,13 @@ def costs(folders: dict[tuple[float, int], Path], ground: Ground) -> list[dict]:
     return rows
 
 
-def affordable(rows: list[dict]) -> float:
-    """The cost to take, by a rule that asks for no goals: the highest at which the switch still opens, once in SELDOM
-    steps, and codes are worth their price, NLL + KL below the backbone's NLL. ValueError if there is none."""
-    fit = [row["switch_cost"] for row in rows if row["open"] * SELDOM >= 1 and row["nll_and_kl"] < row["backbone_nll"]]
+def cheapest(rows: list[dict]) -> float:
+    """The cost of an opening to take, by a rule that knows no goals: of those at which the switch still opens, once in
+    SELDOM steps or more, the one of least NLL + KL. ValueError if it always shuts."""
+    fit = [row for row in rows if row["open"] * SELDOM >= 1]
     if not fit:
-        tried = [row["switch_cost"] for row in rows]
-        raise ValueError(
-            f"switch_cost: no cost of {tried} keeps a switch that opens and codes that pay; try others"
-        )
-    return max(fit)
+        raise ValueError(f"switch_cost: the switch shuts at all of {[row['switch_cost'] for row in rows]}; try others")
+    return min(fit, key=lambda row: row["nll_and_kl"])["switch_cost"]
 
 
 def write_curve(folders: dict[int, Path], tried: list[dict]) -> None:

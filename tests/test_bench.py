@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import Future
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from bench import robustify as bench_robustify
 from bench.durability import drill, replay_the_best
 from bench.models import plain_forward, plain_scan, plain_unroll, recomputed_logits, unbound_scan
 from bench.speed import main
-from mzlib import agc, demos, meta, runs
+from mzlib import agc, demos, discovery, interventions, meta, runs
 from mzlib.backbone import BackboneConfig, MontezumaVLM
 from mzlib.go_explore import GoExploreConfig, Search
 from mzlib.internal_rl import ReinforceConfig, tasks
@@ -256,27 +257,53 @@ def test_a_metacontroller_is_measured_on_what_nothing_has_seen(small_pair, tmp_p
     ground = bench_metacontroller.ground()
     seeds = ground.ordinary.seeds(np.arange(len(ground.ordinary)))
     assert set(seeds.tolist()) <= set(held_out)
-    assert 5 < len(ground.starts) <= 20
+    assert len(ground.starts) > 5
     found = bench_metacontroller.openings(run.folder, ground)
     assert found["matches"]["events"].keys() == {"switch", "random", "even", "actions"}
     assert bench_metacontroller.supervised(ground).keys() == {"told the place", "left alone"}
     kept = set(ground.upstream.unseen.seeds(ground.evaluation).tolist())
     assert kept.isdisjoint(ground.upstream.unseen.seeds(ground.selection).tolist())
     assert {start.demo.seed for start in ground.starts} <= kept
-    for injected in bench_metacontroller.injected(run.folder, ground).values():
+    found = bench_metacontroller.injected(run.folder, ground)
+    for injected in found.values():
         assert 0 < len(injected.source) == len(injected.steered) <= 20
+    assert len(found["known"].source) <= len(found["any"].source)
     folders = {(cost, bench_metacontroller.SEEDS[0]): run.folder for cost in bench_metacontroller.COSTS}
     tried = bench_metacontroller.costs(folders, ground)
     assert [row["switch_cost"] for row in tried] == list(bench_metacontroller.COSTS)
 
 
-def test_the_highest_cost_that_leaves_codes_worth_their_price():
-    row = {"nll_and_kl": 0.16, "backbone_nll": 0.17, "open": 0.1}
-    dear, shut = {"switch_cost": 0.4, "nll_and_kl": 0.18}, {"switch_cost": 0.7, "nll_and_kl": 0.15, "open": 0.04}
-    tried = [row | {"switch_cost": 0.0}, row | {"switch_cost": 0.25}, row | dear, row | shut]
-    assert bench_metacontroller.affordable(tried) == 0.25
-    with pytest.raises(ValueError, match=r"no cost of \[0.4, 0.7\]"):
-        bench_metacontroller.affordable(tried[2:])
+def test_codes_are_held_where_a_walk_went_elsewhere_and_could_have_gone_there(monkeypatch):
+    walks = [demo for demo in demos.load(runs.data_dir("demos", "places", "plain.npz")) if demo.seed < 40_008]
+    starts = bench_metacontroller.distinct(interventions.leg_starts(walks))
+    goals, ends = np.array([start.goal for start in starts]), np.array([start.step for start in starts])
+    before = np.array([start.demo.goals[start.step - 1] if start.step else -1 for start in starts])
+    seeds = np.array([start.demo.seed for start in starts])
+    legs = discovery.Codes(np.zeros((len(starts), 2)), goals, before, goals, np.arange(len(starts)), ends, ends + 1)
+    unseen = SimpleNamespace(seeds=lambda rows: seeds[rows])
+    ground = SimpleNamespace(upstream=SimpleNamespace(unseen=unseen), starts=starts)
+    ways = {}
+    for start in starts:
+        ways.setdefault(bench_metacontroller.state_of(start), set()).add(start.goal)
+    found = {known: bench_metacontroller.pairs(ground, legs, known) for known in (True, False)}
+    assert 10 < len(found[True]) <= len(found[False])
+    for known, chosen in found.items():
+        for start, leg in chosen:
+            assert goals[leg] != start.goal
+            assert seeds[leg] != start.demo.seed
+            assert before[leg] == start.demo.goals[start.step - 1]
+            assert not known or goals[leg] in ways[bench_metacontroller.state_of(start)]
+    monkeypatch.setattr(bench_metacontroller, "STARTS", 3)
+    assert len(bench_metacontroller.pairs(ground, legs, True)) == 3
+
+
+def test_the_cost_of_least_nll_and_kl_at_which_the_switch_opens():
+    row = {"nll_and_kl": 0.16, "open": 0.1}
+    shut = {"switch_cost": 0.7, "nll_and_kl": 0.13, "open": 0.04}
+    tried = [row | {"switch_cost": 0.0}, row | {"switch_cost": 0.25, "nll_and_kl": 0.15}, row | shut]
+    assert bench_metacontroller.cheapest(tried) == 0.25
+    with pytest.raises(ValueError, match=r"shuts at all of \[0.7\]"):
+        bench_metacontroller.cheapest(tried[2:])
 
 
 def test_reinforced_agents_are_played_from_their_weights(small_pair, tmp_path, monkeypatch):
