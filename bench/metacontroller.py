@@ -163,7 +163,8 @@ def injected(folder: Path, ground: Ground) -> dict[str, Injected]:
     codes = played.code[legs.sequence, np.minimum(legs.begin + segments.TOLERANCE, legs.end - 1)]
     found = {}
     for name, known in (("known", True), ("any", False)):
-        starts, sources = map(list, zip(*pairs(ground, legs, known), strict=True))
+        chosen = pairs(ground, legs, known)
+        sources, starts = [pair.leg for pair in chosen], [pair.start for pair in chosen]
         goals = legs.goal[sources]
         found[name] = interventions.inject(BACKBONE, metacontroller, codes[sources], goals, starts, HOLD_STEPS)
     return found

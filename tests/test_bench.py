@@ -241,9 +241,9 @@ def test_human_play_is_converted_as_the_plain_loop_does(tmp_path, monkeypatch):
 def test_a_metacontroller_is_measured_on_what_nothing_has_seen(small_pair, tmp_path, monkeypatch):
     monkeypatch.setenv("MZ_RUNS", str(tmp_path))
     backbone, about = small_pair[0], json.loads(small_pair[0].with_suffix(".json").read_text())
-    held_out = sorted({demo.seed for demo in demos.load(runs.data_dir("demos", "places", "plain.npz"))})[:3]
+    held_out = sorted({demo.seed for demo in demos.load(runs.data_dir("demos", "places", "plain.npz"))})[:6]
     backbone.with_suffix(".json").write_text(json.dumps(about | {"held_out": held_out}))
-    tiny = {"backbone": str(backbone), "demos": "places", "demo_limit": 24, "seq_len": 96, "steps": 2}
+    tiny = {"backbone": str(backbone), "demos": "places", "demo_limit": 160, "seq_len": 96, "steps": 2}
     config = MetaConfig(**tiny, device="cpu", workers=1, batch_size=2, code_dim=3, controller_rank=2)
     monkeypatch.setattr(bench_metacontroller, "settings", lambda **changes: config)
     monkeypatch.setattr(bench_metacontroller, "BACKBONE", backbone)

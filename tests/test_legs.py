@@ -31,7 +31,7 @@ def test_ways_lead_to_neighbours_and_through_no_third_place(sticky):
     state = emulator.save_state(include_rng=sticky > 0)
     found = legs.ways(emulator, limit=400)
     lengths = {GOALS[goal].name: len(actions) for goal, actions in found.items()}
-    doors = {"left door", "right door"}
+    doors = {"left door", "upper right platform"}
     assert doors | {"middle ladder, bottom"} <= lengths.keys() <= doors | {"middle ladder, bottom", "rope"}
     for goal, actions in found.items():
         emulator.load_state(state)
@@ -77,11 +77,34 @@ def test_a_tree_of_trajectories_replays_from_the_start(monkeypatch):
     assert not legs.arrives(replace(demo, rewards=demo.rewards + np.int32(1)))
 
 
+def test_a_leg_through_a_third_place_is_split_where_she_stands_on_it():
+    for demo in demos.load(SHIPPED[0]):
+        aims = demo.goals[ends_of_legs(demo)].tolist()
+        if (4, 2, 0) in successions(aims):
+            break
+    assert np.array_equal(legs.split(demo).goals, demo.goals), "no leg of the shipped ones leads through a third place"
+    begins = [0, *(np.flatnonzero(np.diff(demo.goals)) + 1).tolist(), len(demo)]
+    spans = [(a, b) for a, b in zip(begins[:-1], begins[1:], strict=True) if demo.goals[a] >= 0]
+    middle = next(i for i in range(1, len(spans)) if (aims[i - 1], *aims[i : i + 2]) == (4, 2, 0))
+    begin, end = spans[middle][0], spans[middle + 1][1]
+    joined = demo.goals.copy()
+    joined[begin:end] = 0  # from the rope to the start platform in one
+    again = legs.split(replace(demo, goals=joined))
+    assert set(again.goals[begin:end].tolist()) == {2, 0}
+    change = int(np.flatnonzero(np.diff(again.goals[begin:end]))[0]) + begin
+    assert again.goals[change] == 2
+    assert abs(change + 1 - spans[middle][1]) <= 2, "a leg made for the platform may go a step further on it"
+    facts = [emulator.facts for emulator, _, _ in demos.replay(demo)][change]
+    assert GOALS[2].holds(facts.room, facts.x, facts.y)
+    assert np.array_equal(np.delete(again.goals, range(begin, end)), np.delete(demo.goals, range(begin, end)))
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_shipped_places_data(path):
     loaded = demos.load(path)
     aims = [demo.goals[ends_of_legs(demo)].tolist() for demo in loaded]
-    assert all(3 <= len(goals) <= 8 for goals in aims)
+    assert all(3 <= len(goals) <= 10 for goals in aims)
+    assert all(a != b for goals in aims for a, b in zip(goals, goals[1:], strict=False))
     shown = set().union(*map(successions, aims))
     assert not shown & HELD_OUT
     pairs = {pair for goals in aims for pair in zip(goals, goals[1:], strict=False)}

@@ -61,10 +61,10 @@ def test_the_loss_by_hand_step_by_step(sequences, backbone):
     batch, controller = whole(sequences), metacontroller().eval()
     torch.manual_seed(5)
     loss, nll, _ = code_loss(
-        lambda e: action_logits(backbone, batch.stream, e), controller, batch.residual, batch, kl_weight=0.3
+        lambda e: action_logits(backbone, batch.stream, e), controller, batch.residual, batch, 0.3, switch_cost=0.2
     )
     torch.manual_seed(5)
-    noise, sums = torch.randn(*batch.actions.shape, 3), np.zeros(3)
+    noise, sums = torch.randn(*batch.actions.shape, 3), np.zeros(4)
     for row, length in enumerate(batch.lengths.tolist()):
         e = batch.residual[row : row + 1, :length]
         embedding = controller.embedder(e, torch.tensor([length]))
@@ -74,6 +74,7 @@ def test_the_loss_by_hand_step_by_step(sequences, backbone):
             mean, log_std = controller.encoder(e[:, t, None], history[:, None], embedding)
             beta, history = controller.step(e[:, t], history, z)
             beta = 1.0 if t == 0 else beta
+            sums[3] += float(torch.as_tensor(beta).detach())
             z = z + beta * (mean[:, 0] + log_std[:, 0].exp() * noise[row, t] - z)
             controlled.append(e[:, t] + (controller.hypernetwork.controller(z) @ e[:, t, :, None])[..., 0])
             sums[1] += (0.5 * (mean**2 + (2 * log_std).exp() - 1) - log_std).sum().item()
@@ -82,7 +83,30 @@ def test_the_loss_by_hand_step_by_step(sequences, backbone):
         sums[0] -= sum(logits[t].log_softmax(-1)[a].item() for t, a in enumerate(taken.tolist()))
         sums[2] += length
     assert nll.item() == pytest.approx(sums[0] / sums[2], rel=1e-4)
-    assert loss.item() == pytest.approx((sums[0] + 0.3 * sums[1]) / sums[2], rel=1e-4)
+    assert loss.item() == pytest.approx((sums[0] + 0.3 * sums[1] + 0.2 * sums[3]) / sums[2], rel=1e-4)
+
+
+def test_an_opening_costs_nothing_until_codes_mean_something():
+    config = replace(TINY, kl_anneal_steps=100, switch_cost=0.4)
+    at = [meta.switch_cost_at(config, step) for step in (0, 150, 225, 300, 1_000)]
+    assert at == pytest.approx([0, 0, 0.2, 0.4, 0.4])
+    assert meta.kl_weight_at(config, 150) == config.kl_peak, "α is up before"
+
+
+def test_a_dear_switch_shuts(sequences, backbone):
+    batch, shares = whole(sequences), {}
+    for cost in (0.0, 5.0):
+        controller = metacontroller(switch_bias=1.0)
+        optimiser = torch.optim.Adam(controller.switch.parameters(), 3e-2)
+        for _ in range(25):
+            loss, _, controlled = code_loss(
+                lambda e: action_logits(backbone, batch.stream, e), controller, batch.residual, batch, 0.0, cost
+            )
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        shares[cost] = controlled.switch[:, 1:][batch.valid[:, 1:]].mean().item()
+    assert shares[5.0] < 0.05 < 0.3 < shares[0.0]
 
 
 def test_gradient_reaches_the_metacontroller_through_the_frozen_upper_blocks(sequences, backbone):
@@ -203,6 +227,7 @@ def test_human_play_has_no_positions_and_trains_all_the_same(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"steps": 0}, "steps=0"), ({"batch_size": 0}, "batch_size=0"), ({"position_weight": -1.0}, "position_weight=-1"),
+     ({"switch_cost": -0.1}, "switch_cost=-0.1"),
      ({"hinged_position_loss": True}, "position_weight above 0")],
 )  # fmt: skip
 def test_a_wrong_setting_is_named(changes, message):

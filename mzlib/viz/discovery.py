@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from mzlib.runs import read_results
+from mzlib.runs import read_curve, read_results
 from mzlib.segments import CONTROLS
 from mzlib.viz.style import OKABE_ITO
 
@@ -27,4 +27,25 @@ def matches_figure() -> Figure:
         axes.set(xticks=range(len(NAMES)), xticklabels=NAMES.values(), title=title, ylim=(0, 1))
         axes.grid(axis="x", visible=False)
     panels[0].set(ylabel="F1, within 2 steps")
+    return figure
+
+
+def costs_figure() -> Figure:
+    """What an opening may cost: NLL + KL beside the frozen backbone's NLL, how often the switch opens, and how right it
+    is, on the walks that the cost was chosen by."""
+    rows = [{name: float(value) for name, value in row.items()} for row in read_curve("metacontroller_costs")]
+    costs = [f"{row['switch_cost']:g}" for row in rows]
+    figure, (price, often, right) = plt.subplots(1, 3, figsize=(10, 2.8))
+    price.plot(costs, [row["nll_and_kl"] for row in rows], "o-", color=OKABE_ITO[1], label="with codes, NLL + KL")
+    price.plot(costs, [row["backbone_nll"] for row in rows], "--", color="0.4", label="backbone alone, NLL")
+    price.set(ylabel="nats a step")
+    often.plot(costs, [100 * row["open"] for row in rows], "o-", color=OKABE_ITO[2])
+    often.set(ylabel="steps at which β > ½, %", ylim=(0, None))
+    for place, name in enumerate(("precision", "recall", "f1")):
+        right.plot(costs, [row[name] for row in rows], "o-", color=OKABE_ITO[place + 3], label=name.replace("f1", "F1"))
+    right.set(ylabel="openings against changes of goal", ylim=(0, 1.05))
+    for axes in (price, often, right):
+        axes.set(xlabel="cost c of an opening, nats")
+    for axes in (price, right):
+        axes.legend(fontsize=8)
     return figure
