@@ -424,8 +424,10 @@ def metacontroller(workers: int) -> list[dict]:
     trained = bench_metacontroller.everything([(c, first) for c in bench_metacontroller.COSTS], workers)
     ground = bench_metacontroller.ground()
     tried = bench_metacontroller.costs(trained, ground)
-    if (cheapest := bench_metacontroller.cheapest(tried)) != cost:
-        raise ValueError(f"switch_cost={cost} in the full profile: by the rule it is {cheapest}; set it and run again")
+    if (affordable := bench_metacontroller.affordable(tried)) != cost:
+        raise ValueError(
+            f"switch_cost={cost} in the full profile: by the rule it is {affordable}; set it and run again"
+        )
     wanted = [(c, seed) for c in (cost, 0.0) for seed in bench_metacontroller.SEEDS]
     trained = bench_metacontroller.everything(wanted, workers)
     folders, free = ({seed: trained[c, seed] for seed in bench_metacontroller.SEEDS} for c in (cost, 0.0))

@@ -21,6 +21,7 @@ from mzlib.runs import Run, data_dir
 
 SEEDS = (0, 1, 2)
 COSTS = (0.0, 0.1, 0.25, 0.4, 0.7)  # of an opening, tried with the first seed
+DEARER = 1.03  # what a switch that opens less may add to NLL + KL
 SELDOM = 20  # a switch that opens less than once in so many steps is taken for shut
 ORDINARY = ("first_key", "first_door")  # demos that name no goals
 STARTS = 200  # situations at most, each where a held-out leg begins
@@ -183,13 +184,14 @@ def costs(folders: dict[tuple[float, int], Path], ground: Ground) -> list[dict]:
     return rows
 
 
-def cheapest(rows: list[dict]) -> float:
+def affordable(rows: list[dict]) -> float:
     """The cost of an opening to take, by a rule that knows no goals: of those at which the switch still opens, once in
-    SELDOM steps or more, the one of least NLL + KL. ValueError if it always shuts."""
+    SELDOM steps or more, the highest whose NLL + KL is within DEARER of the least. ValueError if it always shuts."""
     fit = [row for row in rows if row["open"] * SELDOM >= 1]
     if not fit:
         raise ValueError(f"switch_cost: the switch shuts at all of {[row['switch_cost'] for row in rows]}; try others")
-    return min(fit, key=lambda row: row["nll_and_kl"])["switch_cost"]
+    least = min(row["nll_and_kl"] for row in fit)
+    return max(row["switch_cost"] for row in fit if row["nll_and_kl"] <= DEARER * least)
 
 
 def write_curve(folders: dict[int, Path], tried: list[dict]) -> None:

@@ -297,13 +297,13 @@ def test_codes_are_held_where_a_walk_went_elsewhere_and_could_have_gone_there(mo
     assert len(bench_metacontroller.pairs(ground, legs, True)) == 3
 
 
-def test_the_cost_of_least_nll_and_kl_at_which_the_switch_opens():
-    row = {"nll_and_kl": 0.16, "open": 0.1}
-    shut = {"switch_cost": 0.7, "nll_and_kl": 0.13, "open": 0.04}
-    tried = [row | {"switch_cost": 0.0}, row | {"switch_cost": 0.25, "nll_and_kl": 0.15}, row | shut]
-    assert bench_metacontroller.cheapest(tried) == 0.25
+def test_the_highest_cost_that_hardly_adds_to_nll_and_kl():
+    row = {"nll_and_kl": 0.150, "open": 0.1}
+    dear, shut = {"switch_cost": 0.4, "nll_and_kl": 0.156}, {"switch_cost": 0.7, "nll_and_kl": 0.13, "open": 0.04}
+    tried = [row | {"switch_cost": 0.0}, row | {"switch_cost": 0.25, "nll_and_kl": 0.154}, row | dear, row | shut]
+    assert bench_metacontroller.affordable(tried) == 0.25
     with pytest.raises(ValueError, match=r"shuts at all of \[0.7\]"):
-        bench_metacontroller.cheapest(tried[2:])
+        bench_metacontroller.affordable(tried[3:])
 
 
 def test_reinforced_agents_are_played_from_their_weights(small_pair, tmp_path, monkeypatch):
