@@ -50,7 +50,6 @@ from mzlib.evaluate import EvaluationProtocol, OpenLoop, bootstrap_interval, eva
 from mzlib.go_explore import GoExploreConfig, Search, load_archive, run
 from mzlib.go_explore.extract import extract
 from mzlib.interventions import total_variation
-from mzlib.places import GOALS
 
 COSTS = ("steps", "upstream_steps", "wall_s")  # of a final.json
 SEARCH = "a search in a deterministic emulator (no policy)"
@@ -503,14 +502,13 @@ def internal_rl(workers: int) -> list[dict]:
     found = reinforcement.everything(reinforcement.TASKS, reinforcement.COMPARED, workers)
     results = reinforced("internal_rl", reinforcement.TASKS, found, since)
     for leg, by_code in found.legs.items():
-        way = " to ".join(GOALS[goal].name for goal in leg)
         for code, arrived in by_code.items():
             what = f"one code from the prior held for at most {reinforcement.LEG_STEPS} steps; the best: of "
             what += f"{reinforcement.CODES_TRIED}, chosen on selection seeds, where any code was played too"
             protocol = {"experiment": "internal_rl", "what": what, "sticky": 0.25, "episodes": len(arrived)}
             changes = {"interval": bootstrap_interval(arrived)}
             results.append(
-                record(f"{way}, {code}: arrives", {0: float(arrived.mean())}, "", protocol, 0, since, **changes)
+                record(f"{leg}, {code}: arrives", {0: float(arrived.mean())}, "", protocol, 0, since, **changes)
             )
     reinforcement.write_curve("internal_rl", found.folders)
     reinforcement.ship(found.folders)

@@ -20,11 +20,12 @@ from mzlib.backbone import BackboneConfig, MontezumaVLM
 from mzlib.evaluate import EVALUATION_SEED, SELECTION_SEED
 from mzlib.internal_rl import CodePolicy, Episodes, ReinforceConfig, Task, training
 from mzlib.internal_rl.policies import CodePolicyConfig
+from mzlib.places import GOALS
 from mzlib.runs import Run, data_dir
 
 TASKS = {  # no walk goes that way (indices into GOALS); too few steps for a detour by a way that one does go
     "four places": {"places": (5, 4, 3, 0), "max_steps": 34},
-    "three places": {"places": (3, 0, 2), "max_steps": 34},
+    "four others": {"places": (4, 3, 0, 2), "max_steps": 44},
 }
 SEEDS = (0, 1, 2)
 EPISODES, RARE_EPISODES = 256, 1_024  # of trained agents, of others
@@ -37,7 +38,7 @@ AGENTS = {  # changes of the `full` profile; rates, batches, temperature by tria
     "a code every ten steps": CODES | {"switch_rate": 10, "beta_threshold": 1.0},
     "internal RL with a critic": CODES | {"estimator": "gae"},
 }
-COMPARED = [("four places", agent) for agent in AGENTS] + [("three places", agent) for agent in list(AGENTS)[:2]]
+COMPARED = [("four places", agent) for agent in AGENTS] + [("four others", agent) for agent in list(AGENTS)[:2]]
 FROM_RESET = {"First key": {"places": (), "points": 100, "max_steps": 300, "total_steps": 500_000}}
 FROM_RESET_COMPARED = [(task, agent) for task in FROM_RESET for agent in list(AGENTS)[:2]]
 LATEST = 10  # updates that a training's success is averaged over
@@ -94,12 +95,32 @@ class Held:
         return Normal(cache, torch.full_like(cache, 1e-6)), cache
 
 
-def best_code(leg: tuple[int, int]) -> dict[str, np.ndarray]:
+class Leg(NamedTuple):
+    """A leg of a task's way, from wherever she came or from the place before it on that way."""
+
+    begin: int
+    end: int
+    after: int | None = None
+
+    def __str__(self) -> str:
+        came = "" if self.after is None else f" (come from {GOALS[self.after].name})"
+        return f"{GOALS[self.begin].name}{came} to {GOALS[self.end].name}"
+
+
+def legs_of(places: tuple[int, ...]) -> list[Leg]:
+    """The legs of a way, each from wherever she came, the later ones as part of it too."""
+    legs = []
+    for number, leg in enumerate(pairwise(places)):
+        legs += [Leg(*leg)] + ([Leg(*leg, places[number - 1])] if number else [])
+    return legs
+
+
+def best_code(leg: Leg) -> dict[str, np.ndarray]:
     """Whether she gets from one place to the next in LEG_STEPS, one code held all along: codes from the prior, and the
     best of them, chosen on selection seeds and played on evaluation seeds."""
     torch.set_num_threads(1)
-    config = settings(places=leg, max_steps=LEG_STEPS, environments=CODES_TRIED)
-    parts, task = training.upstream(config, "full"), Task(leg, workers=1)
+    config = settings(places=leg[:2], max_steps=LEG_STEPS, environments=CODES_TRIED)
+    parts, task = training.upstream(config, "full"), Task(leg[:2], workers=1, after=leg.after)
 
     def arrived(codes: Tensor, seed: int) -> np.ndarray:
         with closing(training.environment(config, parts, task, seed)) as env:
@@ -121,13 +142,13 @@ class Reinforced(NamedTuple):
 
     folders: dict[tuple[str, str], dict[int, Path]]  # by task and agent, then by seed
     won: dict[tuple[str, str], np.ndarray]  # likewise, (seeds, episodes); agents UNTRAINED too
-    legs: dict[tuple[int, int], dict[str, np.ndarray]]  # of the tasks, as of `best_code`
+    legs: dict[Leg, dict[str, np.ndarray]]  # of the tasks, as of `best_code`
 
 
 def everything(tasks: dict[str, dict], compared: list[tuple[str, str]], workers: int) -> Reinforced:
     """Train and play agents on tasks, those in `compared`, each on a core of its own; play the untrained ones too."""
     folders, plays = {}, {}
-    legs = dict.fromkeys(leg for task in tasks.values() for leg in pairwise(task["places"]))
+    legs = dict.fromkeys(leg for task in tasks.values() for leg in legs_of(task["places"]))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = {
             (task, agent): [pool.submit(trained, AGENTS[agent] | tasks[task] | {"seed": seed}) for seed in SEEDS]

@@ -334,7 +334,7 @@ def test_reinforced_agents_are_played_from_their_weights(small_pair, tmp_path, m
         trained["four places", agent] = {0: folder}
     for name, size in {"LEG_STEPS": 9, "LEG_EPISODES": 3, "CODES_TRIED": 4, "FINALISTS": 2}.items():
         monkeypatch.setattr(reinforcement, name, size)
-    arrived = reinforcement.best_code((0, 1))
+    arrived = reinforcement.best_code(reinforcement.Leg(0, 1))
     assert {code: len(each) for code, each in arrived.items()} == {"any code": 12, "the best code": 12}
     reinforcement.write_curve("internal_rl", trained)
     reinforcement.ship(trained)
@@ -345,6 +345,13 @@ def test_reinforced_agents_are_played_from_their_weights(small_pair, tmp_path, m
     assert reinforcement.steps_to(folder, 1.1) is None
     assert {row["agent"] for row in curves["internal_rl"]} == set(reinforcement.AGENTS)
     assert (tmp_path / "weights" / "agent.safetensors").exists()
+
+
+def test_the_legs_of_a_way():
+    legs = reinforcement.legs_of((5, 4, 3, 0))
+    assert legs == [(5, 4, None), (4, 3, None), (4, 3, 5), (3, 0, None), (3, 0, 4)]
+    assert str(legs[2]) == "rope (come from right platform) to middle ladder, bottom"
+    assert [str(leg) for leg in reinforcement.legs_of(())] == []
 
 
 def test_the_record_of_a_policy_counts_every_training_that_made_it(tmp_path, monkeypatch):

@@ -21,13 +21,18 @@ NOOP_MAX = 30  # raw frames after a reset, as in evaluation
 STARTS = 64  # states that a composition begins in, at most
 
 
-def arrivals(goal: int) -> list[tuple[Demo, int]]:
-    """Where the places data arrives at a place of GOALS: demos and how many steps of them, no way twice."""
+def arrivals(goal: int, after: int | None = None) -> list[tuple[Demo, int]]:
+    """Where the places data arrives at a place of GOALS, from the place `after` where one is given: demos and how many
+    steps of them, no way twice."""
     found = {}
     for path in sorted(data_dir("demos", "places").glob("*.npz")):
         for demo in demos.load(path):
-            for end in np.flatnonzero((np.diff(demo.goals, append=-2) != 0) & (demo.goals == goal)) + 1:
-                found[demo.seed, demo.actions[:end].tobytes()] = demo, int(end)
+            ends = np.flatnonzero(np.diff(demo.goals, append=-2)) + 1  # of legs, and of the way in
+            aims = demo.goals[ends - 1]
+            for number in np.flatnonzero(aims == goal):
+                if after is None or (number and aims[number - 1] == after):
+                    end = int(ends[number])
+                    found[demo.seed, demo.actions[:end].tobytes()] = demo, end
     return list(found.values())
 
 
@@ -42,14 +47,15 @@ class Task:
     """Where episodes begin and what they are rewarded for.
 
     places: indices into GOALS; an episode begins where the places data arrives at the first one, and is to be at the
-    others in order. Without any it begins from a reset, 0 to 30 no-ops, and is to win `points`.
+    others in order. Without any it begins from a reset, 0 to 30 no-ops, and is to win `points`. after: where she is to
+    have come from to the first place.
     """
 
-    def __init__(self, places: Sequence[int] = (), points: int = 100, workers: int = 0):
+    def __init__(self, places: Sequence[int] = (), points: int = 100, workers: int = 0, after: int | None = None):
         self.points, self.starts = points, []
         if places:
             with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-                self.starts = list(pool.map(partial(begun, way=places[1:]), evenly(arrivals(places[0]), STARTS)))
+                self.starts = list(pool.map(partial(begun, way=places[1:]), evenly(arrivals(places[0], after), STARTS)))
 
     def draw(self, generator: torch.Generator) -> Start:
         """A new episode's start."""
