@@ -502,14 +502,14 @@ def internal_rl(workers: int) -> list[dict]:
     found = reinforcement.everything(reinforcement.TASKS, reinforcement.COMPARED, workers)
     results = reinforced("internal_rl", reinforcement.TASKS, found, since)
     for leg, by_code in found.legs.items():
-        for code, arrived in by_code.items():
-            what = f"one code from the prior held for at most {reinforcement.LEG_STEPS} steps; the best: of "
-            what += f"{reinforcement.CODES_TRIED}, chosen on selection seeds, where any code was played too"
+        for held, arrived in by_code.items():
+            what = f"held for at most {reinforcement.LEG_STEPS} steps: a code from the prior; the best of "
+            what += f"{reinforcement.CODES_TRIED}, chosen on selection seeds, where any code was played too; the "
+            what += "controller that was told the place in training"
             protocol = {"experiment": "internal_rl", "what": what, "sticky": 0.25, "episodes": len(arrived)}
             changes = {"interval": bootstrap_interval(arrived)}
-            results.append(
-                record(f"{leg}, {code}: arrives", {0: float(arrived.mean())}, "", protocol, 0, since, **changes)
-            )
+            name = f"{leg}, {held}: arrives"
+            results.append(record(name, {0: float(arrived.mean())}, "", protocol, 0, since, **changes))
     reinforcement.write_curve("internal_rl", found.folders)
     reinforcement.ship(found.folders)
     return results

@@ -5,6 +5,7 @@ import shutil
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import astuple
+from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,12 +16,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from mzlib import runs
+from bench import metacontroller as bench_metacontroller
+from mzlib import meta, runs, steering
 from mzlib.backbone import BackboneConfig, MontezumaVLM
 from mzlib.evaluate import EVALUATION_SEED, SELECTION_SEED
 from mzlib.internal_rl import CodePolicy, Episodes, ReinforceConfig, Task, training
 from mzlib.internal_rl.policies import CodePolicyConfig
+from mzlib.metacontroller import Metacontroller
 from mzlib.places import GOALS
+from mzlib.probes import SupervisedControllers
 from mzlib.runs import Run, data_dir
 
 TASKS = {  # no walk goes that way (indices into GOALS); too few steps for a detour by a way that one does go
@@ -115,25 +119,46 @@ def legs_of(places: tuple[int, ...]) -> list[Leg]:
     return legs
 
 
-def best_code(leg: Leg) -> dict[str, np.ndarray]:
-    """Whether she gets from one place to the next in LEG_STEPS, one code held all along: codes from the prior, and the
-    best of them, chosen on selection seeds and played on evaluation seeds."""
+class Told:
+    """The controller of one place, told in training, where a metacontroller is asked for."""
+
+    def __init__(self, metacontroller: Metacontroller, controllers: SupervisedControllers, goal: int):
+        self.config, self.forced, self.step = metacontroller.config, metacontroller.forced, metacontroller.step
+        self.controllers, self.goal = controllers, goal
+
+    def hypernetwork(self, residual: Tensor, codes: Tensor) -> Tensor:
+        """ê (n, n_e), whatever the codes."""
+        return self.controllers(residual, torch.full((len(residual),), self.goal))
+
+
+def told_controllers() -> SupervisedControllers:
+    """One controller for each place, as in notebook 03's results."""
+    data = meta.upstream(bench_metacontroller.settings(), "full")
+    return steering.train_controllers(data.backbone, data.training, **bench_metacontroller.CONTROLLERS)
+
+
+def arrivals(leg: Leg, controllers: SupervisedControllers) -> dict[str, np.ndarray]:
+    """Whether she gets from one place to the next in LEG_STEPS: under one code from the prior held all along; under the
+    best of them, chosen on selection seeds and played on evaluation seeds; under the controller told the next place."""
     torch.set_num_threads(1)
     config = settings(places=leg[:2], max_steps=LEG_STEPS, environments=CODES_TRIED)
     parts, task = training.upstream(config, "full"), Task(leg[:2], workers=1, after=leg.after)
+    dim = parts.metacontroller.config.code_dim
 
-    def arrived(codes: Tensor, seed: int) -> np.ndarray:
-        with closing(training.environment(config, parts, task, seed)) as env:
+    def arrived(codes: Tensor, seed: int, acting: training.Upstream = parts) -> np.ndarray:
+        with closing(training.environment(config, acting, task, seed)) as env:
             return Episodes(env, Held(codes)).success(LEG_EPISODES * CODES_TRIED).reshape(-1, CODES_TRIED)
 
-    codes = torch.randn(CODES_TRIED, parts.metacontroller.config.code_dim, generator=torch.Generator().manual_seed(0))
+    codes = torch.randn(CODES_TRIED, dim, generator=torch.Generator().manual_seed(0))
     drawn = arrived(codes, SELECTION_SEED)
     few = codes[drawn.mean(0).argsort()[-FINALISTS:].copy()]
     again = arrived(few.repeat(CODES_TRIED // FINALISTS, 1), SELECTION_SEED + CODES_TRIED)
     best = few[again.mean(0).reshape(-1, FINALISTS).mean(0).argmax()]
+    told = parts._replace(metacontroller=Told(parts.metacontroller, controllers, leg.end))
     return {
         "any code": drawn.flatten(),
         "the best code": arrived(best.repeat(CODES_TRIED, 1), EVALUATION_SEED).flatten(),
+        "told the place": arrived(torch.zeros(CODES_TRIED, dim), EVALUATION_SEED, told).flatten(),
     }
 
 
@@ -142,13 +167,14 @@ class Reinforced(NamedTuple):
 
     folders: dict[tuple[str, str], dict[int, Path]]  # by task and agent, then by seed
     won: dict[tuple[str, str], np.ndarray]  # likewise, (seeds, episodes); agents UNTRAINED too
-    legs: dict[Leg, dict[str, np.ndarray]]  # of the tasks, as of `best_code`
+    legs: dict[Leg, dict[str, np.ndarray]]  # of the tasks, as of `arrivals`
 
 
 def everything(tasks: dict[str, dict], compared: list[tuple[str, str]], workers: int) -> Reinforced:
     """Train and play agents on tasks, those in `compared`, each on a core of its own; play the untrained ones too."""
     folders, plays = {}, {}
     legs = dict.fromkeys(leg for task in tasks.values() for leg in legs_of(task["places"]))
+    controllers = told_controllers() if legs else None
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = {
             (task, agent): [pool.submit(trained, AGENTS[agent] | tasks[task] | {"seed": seed}) for seed in SEEDS]
@@ -163,7 +189,7 @@ def everything(tasks: dict[str, dict], compared: list[tuple[str, str]], workers:
             folders[task, agent] = {seed: job.result() for seed, job in zip(SEEDS, waiting, strict=True)}
             chosen = AGENTS[agent] | tasks[task]
             plays[task, agent] = [pool.submit(won, folder, chosen) for folder in folders[task, agent].values()]
-        found = dict(zip(legs, pool.map(best_code, legs), strict=True))
+        found = dict(zip(legs, pool.map(partial(arrivals, controllers=controllers), legs), strict=True))
         results = {key: np.stack([job.result() for job in waiting]) for key, waiting in (begun | plays).items()}
     return Reinforced(folders, results, found)
 

@@ -23,7 +23,9 @@ from mzlib.internal_rl import ReinforceConfig, tasks
 from mzlib.layers import linear_scan
 from mzlib.meta import MetaConfig
 from mzlib.metacontroller import Metacontroller, MetacontrollerConfig
+from mzlib.places import GOALS
 from mzlib.policies import ActorCritic, ActorCriticConfig
+from mzlib.probes import SupervisedControllers
 
 
 def test_the_table_and_the_file(tmp_path, monkeypatch, capsys):
@@ -334,8 +336,11 @@ def test_reinforced_agents_are_played_from_their_weights(small_pair, tmp_path, m
         trained["four places", agent] = {0: folder}
     for name, size in {"LEG_STEPS": 9, "LEG_EPISODES": 3, "CODES_TRIED": 4, "FINALISTS": 2}.items():
         monkeypatch.setattr(reinforcement, name, size)
-    arrived = reinforcement.best_code(reinforcement.Leg(0, 1))
-    assert {code: len(each) for code, each in arrived.items()} == {"any code": 12, "the best code": 12}
+    backbone, _ = runs.load_weights(small_pair[0], MontezumaVLM, BackboneConfig)
+    told = SupervisedControllers(len(GOALS), backbone.config.width, 2)
+    arrived = reinforcement.arrivals(reinforcement.Leg(0, 1), told.requires_grad_(False))
+    lengths = {held: len(each) for held, each in arrived.items()}
+    assert lengths == {"any code": 12, "the best code": 12, "told the place": 12}
     reinforcement.write_curve("internal_rl", trained)
     reinforcement.ship(trained)
     rows = runs.read_metrics(folder / "metrics.jsonl")

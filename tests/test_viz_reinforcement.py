@@ -33,14 +33,15 @@ def test_means_weigh_by_episodes_and_leave_gaps():
     assert np.isnan(reinforcement.means(own, 400, 2)[1])
 
 
-def test_legs_stand_in_order_with_both_their_codes():
-    rates = {"a to b, any code": 0.3, "a to b, the best": 0.9, "b to c, any code": 0.1, "b to c, the best": 0.4}
+def test_legs_stand_in_order_with_all_that_was_held():
+    rates = {"a to b, any code": 0.3, "a to b, the best": 0.9, "a to b, told": 0.95}
+    rates |= {"b to c, any code": 0.1, "b to c, the best": 0.4, "b to c, told": 0.8}
     records = [{"name": f"{name}: arrives", "value": v, "interval": [v - 0.1, v + 0.1]} for name, v in rates.items()]
     axes = reinforcement.legs_figure(records).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["b to c", "a to b"]
     drawn = {(round(bar.get_y() + bar.get_height() / 2), bar.get_width()) for bar in axes.patches}
-    assert drawn == {(1, 0.3), (1, 0.9), (0, 0.1), (0, 0.4)}
-    assert len({bar.get_facecolor() for bar in axes.patches}) == 2
+    assert drawn == {(1, 0.3), (1, 0.9), (1, 0.95), (0, 0.1), (0, 0.4), (0, 0.8)}
+    assert len({bar.get_facecolor() for bar in axes.patches}) == 3
 
 
 def test_an_option_is_a_line_and_a_dot():

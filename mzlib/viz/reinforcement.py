@@ -48,15 +48,16 @@ def means(rows: Sequence[dict[str, str]], longest: int, bins: int) -> np.ndarray
 
 
 def legs_figure(records: Sequence[dict]) -> Figure:
-    """How often each leg arrives with one code held all along, by code; records named "<leg>, <code>: …", the interval
-    as a line."""
+    """How often each leg arrives, by what is held all along, at most three; records named "<leg>, <held>: …", the
+    interval as a line."""
     parts = [record["name"].partition(":")[0].rpartition(", ") for record in records]
-    legs, codes = (list(dict.fromkeys(part[i] for part in parts)) for i in (0, 2))
-    figure, axes = plt.subplots(figsize=(7.5, 0.5 * len(legs) + 1.2))
-    for (leg, _, code), record in zip(parts, records, strict=True):
-        place = len(legs) - 1 - legs.index(leg) + 0.18 - 0.36 * codes.index(code)
-        label = code if leg == legs[0] else None
-        axes.barh(place, record["value"], height=0.34, color=("0.65", OKABE_ITO[1])[codes.index(code)], label=label)
+    legs, held = (list(dict.fromkeys(part[i] for part in parts)) for i in (0, 2))
+    figure, axes = plt.subplots(figsize=(7.5, 0.6 * len(legs) + 1.2))
+    for (leg, _, what), record in zip(parts, records, strict=True):
+        number = held.index(what)
+        place = len(legs) - 1 - legs.index(leg) + 0.13 * (len(held) - 1) - 0.26 * number
+        label, colour = what if leg == legs[0] else None, ("0.65", OKABE_ITO[1], OKABE_ITO[2])[number]
+        axes.barh(place, record["value"], height=0.24, color=colour, label=label)
         axes.plot(record["interval"], [place] * 2, color="black", lw=1.2)
     axes.set(yticks=range(len(legs)), yticklabels=legs[::-1], xlabel="arrives", xlim=(0, 1))
     axes.grid(axis="y", visible=False)
