@@ -501,15 +501,15 @@ def internal_rl(workers: int) -> list[dict]:
     since = time.perf_counter()
     found = reinforcement.everything(reinforcement.TASKS, reinforcement.COMPARED, workers)
     results = reinforced("internal_rl", reinforcement.TASKS, found, since)
-    for leg, by_code in found.legs.items():
-        for held, arrived in by_code.items():
-            what = f"held for at most {reinforcement.LEG_STEPS} steps: a code from the prior; the best of "
-            what += f"{reinforcement.CODES_TRIED}, chosen on selection seeds, where any code was played too; the "
-            what += "controller that was told the place in training"
+    what = f"held for at most {reinforcement.LEG_STEPS} steps: a code from the prior; the best of "
+    what += f"{reinforcement.CODES_TRIED}, chosen on selection seeds, where any code was played too; the controller "
+    what += "that was told the place in training. Seeds: of the metacontroller"
+    for leg, by_seed in found.legs.items():
+        for held, arrived in by_seed[0].items():
             protocol = {"experiment": "internal_rl", "what": what, "sticky": 0.25, "episodes": len(arrived)}
-            changes = {"interval": bootstrap_interval(arrived)}
-            name = f"{leg}, {held}: arrives"
-            results.append(record(name, {0: float(arrived.mean())}, "", protocol, 0, since, **changes))
+            rates = {seed: float(each[held].mean()) for seed, each in enumerate(by_seed) if held in each}
+            changes = {"interval": bootstrap_interval(arrived)} if len(rates) == 1 else {}
+            results.append(record(f"{leg}, {held}: arrives", rates, "", protocol, 0, since, **changes))
     reinforcement.write_curve("internal_rl", found.folders)
     reinforcement.ship(found.folders)
     return results

@@ -5,7 +5,6 @@ import shutil
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import astuple
-from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -137,11 +136,13 @@ def told_controllers() -> SupervisedControllers:
     return steering.train_controllers(data.backbone, data.training, **bench_metacontroller.CONTROLLERS)
 
 
-def arrivals(leg: Leg, controllers: SupervisedControllers) -> dict[str, np.ndarray]:
+def arrivals(leg: Leg, metacontroller: Path, told: SupervisedControllers | None = None) -> dict[str, np.ndarray]:
     """Whether she gets from one place to the next in LEG_STEPS: under one code from the prior held all along; under the
-    best of them, chosen on selection seeds and played on evaluation seeds; under the controller told the next place."""
+    best of them, chosen on selection seeds and played on evaluation seeds; if given, under the controller told the next
+    place in training."""
     torch.set_num_threads(1)
-    config = settings(places=leg[:2], max_steps=LEG_STEPS, environments=CODES_TRIED)
+    changes = {"metacontroller": str(metacontroller), "places": leg[:2]}
+    config = settings(**changes, max_steps=LEG_STEPS, environments=CODES_TRIED)
     parts, task = training.upstream(config, "full"), Task(leg[:2], workers=1, after=leg.after)
     dim = parts.metacontroller.config.code_dim
 
@@ -154,12 +155,11 @@ def arrivals(leg: Leg, controllers: SupervisedControllers) -> dict[str, np.ndarr
     few = codes[drawn.mean(0).argsort()[-FINALISTS:].copy()]
     again = arrived(few.repeat(CODES_TRIED // FINALISTS, 1), SELECTION_SEED + CODES_TRIED)
     best = few[again.mean(0).reshape(-1, FINALISTS).mean(0).argmax()]
-    told = parts._replace(metacontroller=Told(parts.metacontroller, controllers, leg.end))
-    return {
-        "any code": drawn.flatten(),
-        "the best code": arrived(best.repeat(CODES_TRIED, 1), EVALUATION_SEED).flatten(),
-        "told the place": arrived(torch.zeros(CODES_TRIED, dim), EVALUATION_SEED, told).flatten(),
-    }
+    found = {"any code": drawn, "the best code": arrived(best.repeat(CODES_TRIED, 1), EVALUATION_SEED)}
+    if told is not None:
+        acting = parts._replace(metacontroller=Told(parts.metacontroller, told, leg.end))
+        found["told the place"] = arrived(torch.zeros(CODES_TRIED, dim), EVALUATION_SEED, acting)
+    return {held: each.flatten() for held, each in found.items()}
 
 
 class Reinforced(NamedTuple):
@@ -167,14 +167,20 @@ class Reinforced(NamedTuple):
 
     folders: dict[tuple[str, str], dict[int, Path]]  # by task and agent, then by seed
     won: dict[tuple[str, str], np.ndarray]  # likewise, (seeds, episodes); agents UNTRAINED too
-    legs: dict[Leg, dict[str, np.ndarray]]  # of the tasks, as of `arrivals`
+    legs: dict[Leg, list[dict[str, np.ndarray]]]  # of the tasks, as of `arrivals`, by the metacontroller's seed
 
 
 def everything(tasks: dict[str, dict], compared: list[tuple[str, str]], workers: int) -> Reinforced:
     """Train and play agents on tasks, those in `compared`, each on a core of its own; play the untrained ones too."""
     folders, plays = {}, {}
     legs = dict.fromkeys(leg for task in tasks.values() for leg in legs_of(task["places"]))
-    controllers = told_controllers() if legs else None
+    if legs:
+        wanted = [(bench_metacontroller.settings().switch_cost, seed) for seed in SEEDS]
+        metacontrollers = [
+            folder / "metacontroller.safetensors"
+            for folder in bench_metacontroller.everything(wanted, workers).values()
+        ]
+        told = [told_controllers()] + [None] * (len(SEEDS) - 1)  # once, whatever the metacontroller
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = {
             (task, agent): [pool.submit(trained, AGENTS[agent] | tasks[task] | {"seed": seed}) for seed in SEEDS]
@@ -189,7 +195,11 @@ def everything(tasks: dict[str, dict], compared: list[tuple[str, str]], workers:
             folders[task, agent] = {seed: job.result() for seed, job in zip(SEEDS, waiting, strict=True)}
             chosen = AGENTS[agent] | tasks[task]
             plays[task, agent] = [pool.submit(won, folder, chosen) for folder in folders[task, agent].values()]
-        found = dict(zip(legs, pool.map(partial(arrivals, controllers=controllers), legs), strict=True))
+        held = {
+            leg: [pool.submit(arrivals, leg, *given) for given in zip(metacontrollers, told, strict=True)]
+            for leg in legs
+        }
+        found = {leg: [job.result() for job in waiting] for leg, waiting in held.items()}
         results = {key: np.stack([job.result() for job in waiting]) for key, waiting in (begun | plays).items()}
     return Reinforced(folders, results, found)
 

@@ -338,7 +338,7 @@ def test_reinforced_agents_are_played_from_their_weights(small_pair, tmp_path, m
         monkeypatch.setattr(reinforcement, name, size)
     backbone, _ = runs.load_weights(small_pair[0], MontezumaVLM, BackboneConfig)
     told = SupervisedControllers(len(GOALS), backbone.config.width, 2)
-    arrived = reinforcement.arrivals(reinforcement.Leg(0, 1), told.requires_grad_(False))
+    arrived = reinforcement.arrivals(reinforcement.Leg(0, 1), small_pair[1], told.requires_grad_(False))
     lengths = {held: len(each) for held, each in arrived.items()}
     assert lengths == {"any code": 12, "the best code": 12, "told the place": 12}
     reinforcement.write_curve("internal_rl", trained)
