@@ -40,10 +40,10 @@ def costs_figure() -> Figure:
     price.plot(costs, [row["backbone_nll"] for row in rows], "--", color="0.4", label="backbone alone, NLL")
     price.set(ylabel="nats a step")
     often.plot(costs, [100 * row["open"] for row in rows], "o-", color=OKABE_ITO[2])
-    often.set(ylabel="steps at which β > ½, %", ylim=(0, None))
+    often.set(ylabel="steps with β > ½, %", ylim=(0, None))
     for place, name in enumerate(("precision", "recall", "f1")):
         right.plot(costs, [row[name] for row in rows], "o-", color=OKABE_ITO[place + 3], label=name.replace("f1", "F1"))
-    right.set(ylabel="openings against changes of goal", ylim=(0, 1.05))
+    right.set(ylabel="against changes of goal", ylim=(0, 1.05))
     for axes in (price, often, right):
         axes.set(xlabel="cost c of an opening, nats")
     for axes in (price, right):
