@@ -52,14 +52,15 @@ def legs_figure(records: Sequence[dict]) -> Figure:
     interval as a line."""
     parts = [record["name"].partition(":")[0].rpartition(", ") for record in records]
     legs, held = (list(dict.fromkeys(part[i] for part in parts)) for i in (0, 2))
-    figure, axes = plt.subplots(figsize=(7.5, 0.6 * len(legs) + 1.2))
+    figure, axes = plt.subplots(figsize=(8.5, 0.6 * len(legs) + 1.2))
     for (leg, _, what), record in zip(parts, records, strict=True):
         number = held.index(what)
         place = len(legs) - 1 - legs.index(leg) + 0.13 * (len(held) - 1) - 0.26 * number
         label, colour = what if leg == legs[0] else None, ("0.65", OKABE_ITO[1], OKABE_ITO[2])[number]
         axes.barh(place, record["value"], height=0.24, color=colour, label=label)
         axes.plot(record["interval"], [place] * 2, color="black", lw=1.2)
-    axes.set(yticks=range(len(legs)), yticklabels=legs[::-1], xlabel="arrives", xlim=(0, 1))
+    axes.set(xlabel="arrives", xlim=(0, 1))
+    axes.set_yticks(range(len(legs)), [leg.replace(") to ", ")\nto ") for leg in legs[::-1]], fontsize=8)
     axes.grid(axis="y", visible=False)
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
