@@ -507,7 +507,8 @@ def internal_rl(workers: int) -> list[dict]:
     for leg, by_seed in found.legs.items():
         for held, arrived in by_seed[0].items():
             protocol = {"experiment": "internal_rl", "what": what, "sticky": 0.25, "episodes": len(arrived)}
-            rates = {seed: float(each[held].mean()) for seed, each in enumerate(by_seed) if held in each}
+            rows = zip(reinforcement.SEEDS, by_seed, strict=True)
+            rates = {seed: float(each[held].mean()) for seed, each in rows if held in each}
             changes = {"interval": bootstrap_interval(arrived)} if len(rates) == 1 else {}
             results.append(record(f"{leg}, {held}: arrives", rates, "", protocol, 0, since, **changes))
     reinforcement.write_curve("internal_rl", found.folders)

@@ -17,6 +17,7 @@ from mzlib.evaluate import bootstrap_interval
 from mzlib.go_explore.legs import MOVES
 from mzlib.interventions import Injected, Start
 from mzlib.metacontroller import Metacontroller
+from mzlib.probes import SupervisedControllers
 from mzlib.runs import Run, data_dir
 
 SEEDS = (0, 1, 2)
@@ -114,11 +115,15 @@ def openings(folder: Path, ground: Ground) -> dict:
     return {"look": discovery.look(played, unseen), "matches": matches, "information": told}
 
 
+def told_controllers(upstream: meta.Upstream) -> SupervisedControllers:
+    """One controller for each place, told in training."""
+    return steering.train_controllers(upstream.backbone, upstream.training, **CONTROLLERS)
+
+
 def supervised(ground: Ground) -> dict[str, tuple[float, list[float]]]:
     """How often the wanted place is reached from where a held-out leg begins: under controllers told each place in
     training, and by the backbone alone; with intervals."""
-    backbone, training = ground.upstream.backbone, ground.upstream.training
-    controllers = steering.train_controllers(backbone, training, **CONTROLLERS)
+    controllers = told_controllers(ground.upstream)
     found, starts = {}, ground.starts[:STARTS]
     for name, held in (("told the place", controllers), ("left alone", None)):
         reached = interventions.reaches(BACKBONE, held, starts, REACH_STEPS).astype(float)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from bench import metacontroller as bench_metacontroller
-from mzlib import meta, runs, steering
+from mzlib import meta, runs
 from mzlib.backbone import BackboneConfig, MontezumaVLM
 from mzlib.evaluate import EVALUATION_SEED, SELECTION_SEED
 from mzlib.internal_rl import CodePolicy, Episodes, ReinforceConfig, Task, training
@@ -130,12 +130,6 @@ class Told:
         return self.controllers(residual, torch.full((len(residual),), self.goal))
 
 
-def told_controllers() -> SupervisedControllers:
-    """One controller for each place, as in notebook 03's results."""
-    data = meta.upstream(bench_metacontroller.settings(), "full")
-    return steering.train_controllers(data.backbone, data.training, **bench_metacontroller.CONTROLLERS)
-
-
 def arrivals(leg: Leg, metacontroller: Path, told: SupervisedControllers | None = None) -> dict[str, np.ndarray]:
     """Whether she gets from one place to the next in LEG_STEPS: under one code from the prior held all along; under the
     best of them, chosen on selection seeds and played on evaluation seeds; if given, under the controller told the next
@@ -174,13 +168,13 @@ def everything(tasks: dict[str, dict], compared: list[tuple[str, str]], workers:
     """Train and play agents on tasks, those in `compared`, each on a core of its own; play the untrained ones too."""
     folders, plays = {}, {}
     legs = dict.fromkeys(leg for task in tasks.values() for leg in legs_of(task["places"]))
+    metacontrollers, told = [], []
     if legs:
         wanted = [(bench_metacontroller.settings().switch_cost, seed) for seed in SEEDS]
-        metacontrollers = [
-            folder / "metacontroller.safetensors"
-            for folder in bench_metacontroller.everything(wanted, workers).values()
-        ]
-        told = [told_controllers()] + [None] * (len(SEEDS) - 1)  # once, whatever the metacontroller
+        made = bench_metacontroller.everything(wanted, workers)
+        metacontrollers = [folder / "metacontroller.safetensors" for folder in made.values()]
+        controllers = bench_metacontroller.told_controllers(meta.upstream(bench_metacontroller.settings(), "full"))
+        told = [controllers] + [None] * (len(SEEDS) - 1)  # once, whatever the metacontroller
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = {
             (task, agent): [pool.submit(trained, AGENTS[agent] | tasks[task] | {"seed": seed}) for seed in SEEDS]

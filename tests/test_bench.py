@@ -352,6 +352,18 @@ def test_reinforced_agents_are_played_from_their_weights(small_pair, tmp_path, m
     assert (tmp_path / "weights" / "agent.safetensors").exists()
 
 
+def test_a_told_controller_takes_the_place_of_codes(small_pair):
+    metacontroller, _ = runs.load_weights(small_pair[1], Metacontroller, MetacontrollerConfig)
+    torch.manual_seed(0)
+    width, dim = metacontroller.config.residual_width, metacontroller.config.code_dim
+    controllers = SupervisedControllers(len(GOALS), width, 2).requires_grad_(False)
+    residual, goals = torch.randn(5, width), torch.full((5,), 3)
+    told = reinforcement.Told(metacontroller, controllers, 3)
+    for codes in torch.randn(2, 5, dim):
+        assert torch.equal(told.hypernetwork(residual, codes), controllers(residual, goals))
+    assert not torch.allclose(controllers(residual, goals), controllers(residual, goals + 1))
+
+
 def test_the_legs_of_a_way():
     legs = reinforcement.legs_of((5, 4, 3, 0))
     assert legs == [(5, 4, None), (4, 3, None), (4, 3, 5), (3, 0, None), (3, 0, 4)]
